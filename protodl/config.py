@@ -1,0 +1,312 @@
+"""params.yaml as frozen, typed objects; every mistake in it is named before any work starts."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
+PresetName = Literal["paper", "port"]
+RowName = str
+
+# The two published variants (Li et al. 2018 with its TensorFlow code; the PyTorch port): what a row
+# with `preset:` starts from. A key written in the row wins over the preset.
+PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
+    "paper": {
+        "model": {
+            "distance": "squared_euclidean",
+            "head_bias": False,
+            "prototype_init": "uniform",
+            "head_init": "uniform",
+            "decoder_activation": "relu",
+        },
+        "loss": {"classification": 20, "reconstruction_norm": "squared_l2"},
+        "augment": {"elastic_alpha": 20, "elastic_sigma": 4, "shift": 0, "flip": False},
+        "optimizer": {
+            "name": "adam",
+            "lr": 2e-3,
+            "weight_decay": 0,
+            "schedule": "constant",
+            "clip_norm": 0,
+            "averaging": 0,
+        },
+        "epochs": 1500,
+        "batch_size": 250,
+    },
+    "port": {
+        "model": {
+            "distance": "euclidean",
+            "head_bias": True,
+            "prototype_init": "xavier",
+            "head_init": "kaiming",
+            "decoder_activation": "port",
+        },
+        "loss": {"classification": 20, "reconstruction_norm": "l2"},
+        "augment": {"elastic_alpha": 20, "elastic_sigma": 4, "shift": 0, "flip": False},
+        "optimizer": {
+            "name": "adam",
+            "lr": 2e-3,
+            "weight_decay": 4e-5,
+            "schedule": "constant",
+            "clip_norm": 1,
+            "averaging": 0,
+        },
+        "epochs": 1500,
+        "batch_size": 250,
+    },
+}
+
+
+class ConfigError(ValueError):
+    """A mistake in params.yaml; the message names the file, the key, the value and the remedy."""
+
+
+class Section(BaseModel):
+    """A part of params.yaml: immutable, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The network of one row."""
+
+    architecture: Literal["small", "large"] = "small"
+    decoder: Literal["deconv", "upconv"] = "deconv"
+    # Between the decoder's layers; `port`: sigmoid for an upconv decoder of grey images, else relu.
+    decoder_activation: Literal["relu", "sigmoid", "port"] = "relu"
+    num_prototypes: PositiveInt = 15
+    distance: Literal["euclidean", "squared_euclidean"] = "euclidean"
+    head_bias: bool = True
+    prototype_init: Literal["uniform", "xavier", "data"] = "data"
+    head_init: Literal["uniform", "kaiming", "class"] = "class"
+
+
+class LossConfig(Section):
+    """Weights (λ) of the loss terms, and the norm of the reconstruction term."""
+
+    classification: NonNegativeFloat = 20.0
+    reconstruction: NonNegativeFloat = 1.0
+    r1: NonNegativeFloat = 1.0
+    r2: NonNegativeFloat = 1.0
+    reconstruction_norm: Literal["l2", "squared_l2", "l1"] = "l2"
+
+    @model_validator(mode="after")
+    def _something_to_minimise(self) -> Self:
+        if self.classification == 0:
+            raise ValueError("classification is 0: nothing would teach the head; use a weight > 0")
+        return self
+
+
+class AugmentConfig(Section):
+    """Random changes of each training image; 0 or false switches one off."""
+
+    elastic_alpha: NonNegativeFloat = 0.0
+    elastic_sigma: PositiveFloat = 4.0
+    shift: NonNegativeInt = 0
+    flip: bool = False
+
+
+class OptimizerConfig(Section):
+    """Optimizer, learning-rate schedule, gradient clipping and weight averaging."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: PositiveFloat = 4e-3
+    weight_decay: NonNegativeFloat = 4e-5
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    schedule: Literal["constant", "one_cycle"] = "one_cycle"
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    clip_norm: NonNegativeFloat = 10.0
+    averaging: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Experiment(Section):
+    """One row of the results table."""
+
+    dataset: DatasetName
+    preset: PresetName | None = None
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 125
+    shuffle: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("preset") not in PRESETS:
+            return data
+        return _merge(PRESETS[data["preset"]], data)
+
+
+class DataConfig(Section):
+    """Which images the download stages deliver."""
+
+    source: Literal["full", "sample"] = "full"
+
+
+class TrainingConfig(Section):
+    """Settings that all rows share."""
+
+    validation_size: PositiveInt = 5000
+    split_seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: NonNegativeInt = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    checkpoint_every: PositiveInt = 1
+    pictures_every: PositiveInt = 5
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seeds: list[NonNegativeInt] = Field(min_length=1)
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    experiments: dict[RowName, Experiment] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _sound_names_and_seeds(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: each seed may stand once")
+        for row in self.experiments:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", row):
+                raise ValueError(
+                    f"experiments: row name {row!r}: use lower-case letters, digits and '-' only"
+                )
+        return self
+
+    def experiment(self, row: str) -> Experiment:
+        """Return a row's experiment; an unknown name raises ConfigError with the nearest."""
+        if row not in self.experiments:
+            rows = list(self.experiments)
+            raise ConfigError(
+                f"params.yaml: experiments has no row {row!r}{_nearest(row, rows)}; "
+                f"rows: {', '.join(rows)}"
+            )
+        return self.experiments[row]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 floats and without silent duplicates."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML follows YAML 1.1, where 6e-4 is a string; `dvc exp run -S` writes exactly such numbers.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+
+
+def load_params(path: Path | str) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or a key, type or value in it is wrong; all
+            mistakes are listed, each with file, key, value and the nearest valid choice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); expected a YAML file") from error
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys {', '.join(Params.model_fields)}, found {data!r}")
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        lines = [f"{path}: {_explain(problem)}" for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the keys of `over` on top, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """One line for one pydantic error: key, value, what is wrong, nearest valid choice."""
+    location = [part for part in problem["loc"] if part != "[key]"]
+    key = ".".join(str(part) for part in location)
+    value = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        valid = list(_section_at(location[:-1]).model_fields)
+        return (
+            f"{key} = {value!r}: unknown key{_nearest(str(location[-1]), valid)}; valid keys: "
+            + (", ".join(valid))
+        )
+    if problem["type"] == "missing":
+        return f"{key}: is missing; add it"
+    if problem["type"] == "literal_error":
+        valid = _choices_at(location)
+        return f"{key} = {value!r}: not a valid choice{_nearest(str(value), valid)}; choices: " + (
+            ", ".join(valid)
+        )
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key} = {value!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _section_at(location: list[Any]) -> type[Section]:
+    """The config class that stands at a key path such as ('experiments', row, 'loss')."""
+    section: type[Section] = Params
+    for part in location:
+        if section is Params and part == "experiments":
+            section = Experiment
+        elif part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+            assert isinstance(annotation, type) and issubclass(annotation, Section)
+            section = annotation
+    return section
+
+
+def _choices_at(location: list[Any]) -> list[str]:
+    """The values that the Literal at a key path allows."""
+    annotation = _section_at(location[:-1]).model_fields[location[-1]].annotation
+    choices: list[str] = []
+    for choice in get_args(annotation):
+        choices += [str(value) for value in get_args(choice)] or [str(choice)]
+    return [choice for choice in choices if choice != "<class 'NoneType'>"]
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    """`; did you mean 'x'?`, or nothing where no valid word is close."""
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
