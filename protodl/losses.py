@@ -1,0 +1,87 @@
+"""The terms that training minimises (Li et al. 2018), each with its equation and its variants.
+
+Shapes: N images, C channels, H x W pixels, P prototypes, K classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from protodl.config import LossConfig
+from protodl.models import NetworkOutput
+
+ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The unweighted terms of one batch, scalars; names are those of the weights in params.yaml."""
+
+    classification: Tensor
+    reconstruction: Tensor
+    r1: Tensor
+    r2: Tensor
+
+    def total(self, weights: LossConfig) -> Tensor:
+        """The weighted sum Σ λ_t · term_t that training minimises."""
+        parts = [getattr(weights, term.name) * getattr(self, term.name) for term in fields(self)]
+        return torch.stack(parts).sum()
+
+
+TERM_NAMES = tuple(term.name for term in fields(LossTerms))
+
+
+def loss_terms(
+    output: NetworkOutput, images: Tensor, labels: Tensor, norm: ReconstructionNorm
+) -> LossTerms:
+    """All terms of a batch: images (N, C, H, W) in [0, 1], labels (N,) of class indices."""
+    assert output.reconstructions is not None
+    return LossTerms(
+        classification=classification(output.logits, labels),
+        reconstruction=reconstruction_error(output.reconstructions, images, norm).mean(),
+        r1=r1(output.distances),
+        r2=r2(output.distances),
+    )
+
+
+def classification(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (N, K), which must not have been through a softmax."""
+    return F.cross_entropy(logits, labels)
+
+
+def reconstruction_error(
+    reconstructions: Tensor, images: Tensor, norm: ReconstructionNorm
+) -> Tensor:
+    """Error (N,) of each reconstruction.
+
+    `squared_l2`: ‖x̂ - x‖₂² (paper); `l2`: ‖x̂ - x‖₂ (port); `l1`: ‖x̂ - x‖₁ (port, large row).
+    """
+    difference = reconstructions.to(images.dtype).flatten(1) - images.flatten(1)
+    return _NORMS[norm](difference)
+
+
+_NORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "l2": lambda difference: torch.linalg.vector_norm(difference, dim=1),
+    "squared_l2": lambda difference: difference.square().sum(dim=1),
+    "l1": lambda difference: difference.abs().sum(dim=1),
+}
+
+
+def r1(distances: Tensor) -> Tensor:
+    """R1 = 1/P Σ_p min_n d_np: how far prototypes are from their closest codes, distances (N, P).
+
+    Every prototype looks like some training case.
+    """
+    return distances.amin(dim=0).mean()
+
+
+def r2(distances: Tensor) -> Tensor:
+    """R2 = 1/N Σ_n min_p d_np: how far codes are from their closest prototypes, distances (N, P).
+
+    Every training case looks like some prototype.
+    """
+    return distances.amin(dim=1).mean()

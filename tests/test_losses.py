@@ -1,0 +1,67 @@
+"""Loss terms against numbers worked out by hand, and the published variants by name."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from protodl.config import LossConfig
+from protodl.losses import (
+    TERM_NAMES,
+    LossTerms,
+    classification,
+    loss_terms,
+    r1,
+    r2,
+    reconstruction_error,
+)
+from protodl.models import NetworkOutput
+
+# Two codes, three prototypes.
+DISTANCES = torch.tensor([[3.0, 1.0, 4.0], [2.0, 5.0, 9.0]])
+
+
+def test_r1_looks_for_each_prototype_and_r2_for_each_code() -> None:
+    assert r1(DISTANCES) == pytest.approx((2 + 1 + 4) / 3)
+    assert r2(DISTANCES) == pytest.approx((1 + 2) / 2)
+
+
+def test_reconstruction_norms() -> None:
+    images = torch.zeros(2, 1, 1, 2)
+    reconstructions = torch.tensor([[[[0.3, -0.4]]], [[[0.0, 1.0]]]])
+    expected = {"l2": [0.5, 1.0], "squared_l2": [0.25, 1.0], "l1": [0.7, 1.0]}
+    for norm, values in expected.items():
+        error = reconstruction_error(reconstructions, images, norm)  # type: ignore[arg-type]
+        torch.testing.assert_close(error, torch.tensor(values))
+
+
+def test_a_perfect_reconstruction_has_a_finite_gradient() -> None:
+    images = torch.rand(2, 1, 4, 4)
+    reconstructions = images.clone().requires_grad_()
+    reconstruction_error(reconstructions, images, "l2").mean().backward()
+    assert reconstructions.grad is not None
+    assert reconstructions.grad.isfinite().all()
+
+
+def test_no_softmax_stands_before_the_cross_entropy() -> None:
+    """One port applies it twice; then even perfect logits cannot bring the loss near zero."""
+    logits = torch.tensor([[30.0, 0.0], [0.0, 30.0]])
+    labels = torch.tensor([0, 1])
+    assert classification(logits, labels) < 1e-9
+    assert classification(logits, labels) != F.cross_entropy(logits.softmax(1), labels)
+
+
+def test_total_is_the_weighted_sum_of_the_terms() -> None:
+    terms = LossTerms(*(torch.tensor(value) for value in (1.0, 10.0, 100.0, 1000.0)))
+    weights = LossConfig(classification=2, reconstruction=3, r1=4, r2=5)
+    assert terms.total(weights) == 2 * 1 + 3 * 10 + 4 * 100 + 5 * 1000
+    assert set(TERM_NAMES) < set(LossConfig.model_fields)
+
+
+def test_terms_of_a_batch() -> None:
+    images, labels = torch.rand(2, 1, 4, 4), torch.tensor([1, 0])
+    logits = torch.randn(2, 3)
+    output = NetworkOutput(logits, images + 0.5, DISTANCES, torch.zeros(2, 1))
+    terms = loss_terms(output, images, labels, "squared_l2")
+    assert terms.reconstruction == pytest.approx(16 * 0.25)
+    assert terms.classification == pytest.approx(float(F.cross_entropy(logits, labels)))
+    assert (terms.r1, terms.r2) == (r1(DISTANCES), r2(DISTANCES))
