@@ -1,0 +1,193 @@
+"""Stage train@<row>: train every seed of a row that is not in the checkpoint store yet."""
+
+import argparse
+import csv
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from protodl import (
+    augment,
+    checkpoint,
+    config,
+    datasets,
+    evaluation,
+    losses,
+    models,
+    records,
+    runtime,
+    training,
+)
+from protodl.checkpoint import CheckpointError, fingerprint, save_network
+from protodl.config import ConfigError, Experiment, TrainingConfig, load_params
+from protodl.datasets import DATASETS, DatasetError, Split, hold_out, load_split, to_unit_interval
+from protodl.models import Classifier
+from protodl.records import SeedLog
+from protodl.runtime import Runtime, environment_facts, project_root, resolve_runtime
+from protodl.training import FitResult, Trainer, TrainingError, build_network, fit
+
+# The sources that decide an outcome: a change in one of them is another fingerprint.
+MODULES = (
+    augment,
+    checkpoint,
+    config,
+    datasets,
+    evaluation,
+    losses,
+    models,
+    records,
+    runtime,
+    training,
+)
+SOURCES = [Path(__file__), *(Path(str(module.__file__)) for module in MODULES)]
+NUM_SAMPLES = 10  # held-out images whose reconstructions are shown while training
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of params.yaml, ready to be trained."""
+
+    name: str
+    experiment: Experiment
+    settings: TrainingConfig
+    runtime: Runtime
+    train: Split
+    validation: Split
+    data_digest: str
+
+    def fingerprint(self, seed: int) -> str:
+        """Hash of everything that a seed's outcome depends on."""
+        facts: dict[str, Any] = {
+            "experiment": self.experiment.model_dump(),
+            "data": self.data_digest,
+            "validation_size": self.settings.validation_size,
+            "split_seed": self.settings.split_seed,
+            "device": self.runtime.device.type,
+            "precision": str(self.runtime.dtype),
+            "memory_format": str(self.runtime.memory_format),
+            "torch": torch.__version__,
+            "seed": seed,
+        }
+        return fingerprint(facts, SOURCES)
+
+
+def load_row(name: str, params_path: Path, data_path: Path) -> tuple[Row, Sequence[int]]:
+    """Check the parameters, resolve the machine's, read the data; returns the seeds as well."""
+    params = load_params(params_path)
+    experiment = params.experiment(name)
+    settings = params.training
+    train, validation = hold_out(
+        load_split(data_path), settings.validation_size, settings.split_seed
+    )
+    digest = hashlib.md5(data_path.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC's
+    resolved = resolve_runtime(settings)
+    row = Row(name, experiment, settings, resolved, train, validation, digest)
+    return row, params.seeds
+
+
+def train_seed(row: Row, seed: int, store: Path) -> None:
+    """Train one seed into its folder of the checkpoint store, tracked in MLflow."""
+    from protodl import tracking  # late: MLflow takes seconds to import
+
+    facts: dict[str, Any] = {
+        "row": row.name,
+        "seed": seed,
+        "fingerprint": row.fingerprint(seed),
+        "parameters": row.experiment.model_dump(),
+        "environment": environment_facts(row.runtime) | tracking.dvc_facts(),
+        "data_digest": row.data_digest,
+        "num_train": len(row.train),
+        "num_validation": len(row.validation),
+    }
+    start_ms = time.time_ns() // 1_000_000
+    with tracking.start_seed(**facts) as tracker:
+        title = f"{row.name} seed {seed}"
+        samples = to_unit_interval(row.validation.images[:NUM_SAMPLES])
+        every = row.settings.pictures_every
+        epochs = row.experiment.epochs
+        with tracking.watch(tracker, title, samples, every, epochs, len(row.train)) as hooks:
+            result = _fit(row, seed, store / "training.pt", hooks)
+        save_network(result.network, store / "network.pt")
+        class_names = DATASETS[row.experiment.dataset].class_names
+        served = tracking.ServedModel(Classifier(result.network), samples[:2].numpy(), class_names)
+        tracker.log_model(served, result.selected.epoch, result.selected.validation["accuracy"])
+        log = SeedLog(
+            **facts,
+            experiment_name=tracker.experiment_name,
+            run_id=tracker.run_id,
+            parent_run_id=tracker.parent_run_id,
+            start_ms=start_ms,
+            end_ms=time.time_ns() // 1_000_000,
+            train_seconds=result.train_seconds,
+            num_epochs=len(result.history),
+            selected_epoch=result.selected.epoch,
+            history=result.history,
+        )
+        log.write(store / "log.json")  # last: its presence means finished
+
+
+def _fit(row: Row, seed: int, path: Path, hooks: training.Hooks) -> FitResult:
+    network = build_network(row.experiment, row.train, seed)
+    trainer = Trainer(network, row.train, row.validation, row.experiment, row.runtime, seed)
+    return fit(trainer, path, row.settings.checkpoint_every, hooks)
+
+
+def write_curves(logs: Sequence[SeedLog], path: Path) -> None:
+    """Write the learning curves of all seeds as one table for `dvc plots`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = [*logs[0].history[0].train]
+        header = [f"{part}_{name}" for part in ("train", "validation") for name in names]
+        writer.writerow(["seed", "epoch", "learning_rate", *header])
+        for log in logs:
+            for record in log.history:
+                values = [
+                    part[name] for part in (record.train, record.validation) for name in names
+                ]
+                cells = [f"{value:.6g}" for value in (record.learning_rate, *values)]
+                writer.writerow([log.seed, record.epoch, *cells])
+
+
+def train_row(options: argparse.Namespace) -> None:
+    """Train what is not trained yet, then put every seed's results where DVC expects them."""
+    row, seeds = load_row(options.row, options.params, options.data)
+    logs = []
+    for folder in (options.models, options.logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        store = project_root() / ".protodl" / "checkpoints" / row.fingerprint(seed)
+        if not (store / "log.json").exists():
+            train_seed(row, seed, store)
+        logs.append(SeedLog.read(store / "log.json"))
+        shutil.copyfile(store / "network.pt", options.models / f"seed-{seed}.pt")
+        shutil.copyfile(store / "log.json", options.logs / f"seed-{seed}.json")
+    write_curves(logs, options.curves)
+
+
+def main() -> int:
+    """Run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__)
+    parser.add_argument("row", help="key of experiments in params.yaml")
+    parser.add_argument("--params", type=Path, required=True, help="params.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="train.pt of the data set")
+    parser.add_argument("--models", type=Path, required=True, help="folder for seed-<s>.pt")
+    parser.add_argument("--logs", type=Path, required=True, help="folder for seed-<s>.json")
+    parser.add_argument("--curves", type=Path, required=True, help="CSV of the learning curves")
+    try:
+        train_row(parser.parse_args())
+    except (ConfigError, DatasetError, CheckpointError, TrainingError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

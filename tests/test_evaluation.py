@@ -1,0 +1,52 @@
+"""Evaluation: every image counts once, whatever the batch size; the confusion matrix."""
+
+import pytest
+import torch
+
+from protodl import evaluation
+from protodl.config import LossConfig, ModelConfig
+from protodl.datasets import Split, to_unit_interval
+from protodl.evaluation import accuracy, confusion_matrix, evaluate
+from protodl.losses import loss_terms
+from protodl.models import PrototypeNetwork
+
+
+@pytest.fixture(name="split")
+def _split() -> Split:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (37, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    return Split(images, torch.randint(0, 10, (37,), generator=generator))
+
+
+def test_a_short_last_batch_weighs_what_it_holds(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = PrototypeNetwork(ModelConfig(), 1, 28)
+    weights = LossConfig()
+    images = to_unit_interval(split.images)
+    with torch.inference_mode():
+        output = network(images)
+        terms = loss_terms(output, images, split.labels, "l2")
+    for size in (37, 36, 10):
+        monkeypatch.setattr(evaluation, "EVALUATION_BATCH", size)
+        result = evaluate(network, split, weights, torch.device("cpu"))
+        for name, value in result.terms.items():
+            assert value == pytest.approx(float(getattr(terms, name)), rel=1e-5), (size, name)
+        assert result.loss == pytest.approx(float(terms.total(weights)), rel=1e-5)
+        assert result.accuracy == accuracy(output.logits.argmax(1), split.labels)
+
+
+def test_evaluation_leaves_network_and_random_state_alone(split: Split) -> None:
+    network = PrototypeNetwork(ModelConfig(), 1, 28)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    first = evaluate(network, split, LossConfig(), torch.device("cpu"))
+    second = evaluate(network, split, LossConfig(), torch.device("cpu"))
+    assert first.as_metrics() == second.as_metrics()
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_confusion_matrix_has_true_classes_in_rows() -> None:
+    counts = confusion_matrix(torch.tensor([1, 1, 2, 0]), torch.tensor([1, 0, 0, 0]), 3)
+    assert counts.tolist() == [[1, 1, 1], [0, 1, 0], [0, 0, 0]]
