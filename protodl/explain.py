@@ -1,0 +1,27 @@
+"""Why the network decides as it does: what each prototype contributes to a class.
+
+Shapes: N images, P prototypes, K classes.
+"""
+
+from torch import Tensor
+
+
+def contributions(distances: Tensor, mean_distances: Tensor, head_weight: Tensor) -> Tensor:
+    """How much each prototype speaks for each class, against an average image: (N, K, P).
+
+    w_kp · (d_np - mean_p): positive where an image is closer than usual to a prototype that speaks
+    for the class. With the average image's logits (`baseline`) they sum to the logits: for a linear
+    head these are the Shapley values (Lundberg, Lee 2017, corollary 1).
+
+    Args:
+        distances: (N, P) from the images to the prototypes.
+        mean_distances: (P,) averages over reference images.
+        head_weight: (K, P).
+    """
+    return head_weight * (distances - mean_distances)[:, None, :]
+
+
+def baseline(mean_distances: Tensor, head_weight: Tensor, head_bias: Tensor | None) -> Tensor:
+    """Logits (K,) at the average distances (P,): what `contributions` are measured from."""
+    logits = head_weight @ mean_distances
+    return logits if head_bias is None else logits + head_bias

@@ -1,0 +1,130 @@
+"""Stage evaluate@<row>: the only reader of the test split; accuracy, loss, prototype quality."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from protodl.checkpoint import CheckpointError, load_network
+from protodl.config import ConfigError, Params, load_params
+from protodl.datasets import DatasetError, Split, hold_out, load_split
+from protodl.evaluation import confusion_matrix, evaluate
+from protodl.quality import measure_quality
+from protodl.records import SeedLog
+from protodl.runtime import resolve_runtime
+
+
+def evaluate_seed(
+    model: Path, log: SeedLog, train: Split, test: Split, params: Params
+) -> dict[str, Any]:
+    """Everything measured of one seed: flat `metrics`, `confusion` (K, K) and the prototypes."""
+    device = resolve_runtime(params.training).device
+    network = load_network(model).to(device)
+    result = evaluate(network, test, params.experiment(log.row).loss, device)
+    quality = measure_quality(network, train)
+    metrics = {f"test_{name}": value for name, value in result.as_metrics().items()}
+    metrics |= {"validation_accuracy": _selected_accuracy(log), **quality.as_metrics()}
+    metrics |= {"train_seconds": log.train_seconds, "num_epochs": log.num_epochs}
+    return {
+        "row": log.row,
+        "seed": log.seed,
+        "metrics": metrics,
+        "confusion": confusion_matrix(
+            result.predictions, test.labels, network.num_classes
+        ).tolist(),
+        "prototypes": {
+            "class": quality.classes.tolist(),
+            "dominance": _rounded(quality.dominance),
+            "decoded_class": quality.decoded_classes.tolist(),
+            "purity25": _rounded(quality.purity),
+        },
+    }
+
+
+def _selected_accuracy(log: SeedLog) -> float:
+    return log.history[log.selected_epoch - 1].validation["accuracy"]
+
+
+def _rounded(values: torch.Tensor) -> list[float]:
+    return [round(value, 6) for value in values.tolist()]
+
+
+def summarise(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and sample standard deviation over the seeds (0 for a single one)."""
+    metrics = [evaluation["metrics"] for evaluation in evaluations]
+    columns = {name: [float(seed[name]) for seed in metrics] for name in metrics[0]}
+    return {
+        "num_seeds": len(metrics),
+        "mean": {name: fmean(values) for name, values in columns.items()},
+        "std": {
+            name: stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()
+        },
+    }
+
+
+def write_json(data: Any, path: Path) -> None:
+    """Write JSON with one key a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def evaluate_row(options: argparse.Namespace) -> None:
+    """Evaluate every seed of a row and show the figures in its MLflow run."""
+    params = load_params(options.params)
+    settings = params.training
+    everything = load_split(options.data / "train.pt")
+    train, _ = hold_out(everything, settings.validation_size, settings.split_seed)
+    test = load_split(options.data / "test.pt")
+    logs = [SeedLog.read(options.logs / f"seed-{seed}.json") for seed in params.seeds]
+    evaluations = []
+    for log in logs:
+        model = options.models / f"seed-{log.seed}.pt"
+        evaluations.append(evaluate_seed(model, log, train, test, params))
+        write_json(evaluations[-1], options.details / f"seed-{log.seed}.json")
+    summary = summarise(evaluations)
+    write_json(summary, options.metrics)
+    _track(logs, evaluations)
+    print(
+        f"{options.row}: test accuracy {summary['mean']['test_accuracy']:.4f}, "
+        f"decode agreement {summary['mean']['decode_agreement']:.2f}, "
+        f"coverage {summary['mean']['coverage']:.0f}"
+    )
+
+
+def _track(logs: list[SeedLog], evaluations: list[dict[str, Any]]) -> None:
+    from protodl import tracking  # late: MLflow takes seconds to import
+
+    for log, evaluation in zip(logs, evaluations, strict=True):
+        details = {
+            "confusion.json": evaluation["confusion"],
+            "prototypes.json": evaluation["prototypes"],
+        }
+        tracking.log_evaluation(log, evaluation["metrics"], details)
+
+
+def main() -> int:
+    """Run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=__doc__)
+    parser.add_argument("row", help="key of experiments in params.yaml")
+    parser.add_argument("--params", type=Path, required=True, help="params.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train.pt and test.pt")
+    parser.add_argument("--models", type=Path, required=True, help="folder with seed-<s>.pt")
+    parser.add_argument("--logs", type=Path, required=True, help="folder with seed-<s>.json")
+    parser.add_argument("--metrics", type=Path, required=True, help="summary to write")
+    parser.add_argument(
+        "--details", type=Path, required=True, help="folder for each seed's figures"
+    )
+    try:
+        evaluate_row(parser.parse_args())
+    except (ConfigError, DatasetError, CheckpointError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
