@@ -1,0 +1,43 @@
+"""MLflow shows what DVC computed: a run per row, a run per seed below it, models, a results view.
+
+The only package that imports mlflow, and only when something is tracked. It observes: a failure to
+record is a warning, never the end of a training, and `sync` adds later what is missing.
+"""
+
+from protodl.tracking.finished import (
+    RowResult,
+    log_evaluation,
+    log_pictures,
+    log_row,
+    read_results,
+    set_champions,
+    sync,
+)
+from protodl.tracking.live import Terminated, Tracker, start_seed
+from protodl.tracking.page import describe_experiment, link, serve_ui
+from protodl.tracking.served import ServedModel, registered_name
+from protodl.tracking.store import TrackingWarning, dvc_facts, experiment_name, tracking_uri
+from protodl.tracking.watch import watch
+
+__all__ = [
+    "RowResult",
+    "ServedModel",
+    "Terminated",
+    "Tracker",
+    "TrackingWarning",
+    "describe_experiment",
+    "dvc_facts",
+    "experiment_name",
+    "link",
+    "log_evaluation",
+    "log_pictures",
+    "log_row",
+    "read_results",
+    "registered_name",
+    "serve_ui",
+    "set_champions",
+    "start_seed",
+    "sync",
+    "tracking_uri",
+    "watch",
+]

@@ -1,0 +1,202 @@
+"""Finished seeds and rows: their runs completed, refilled and read back."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from protodl.records import EpochRecord, SeedLog
+from protodl.tracking.runs import (
+    SeedFacts,
+    create_seed_run,
+    ensure_parent,
+    epoch_metrics,
+    find_runs,
+    log_numbers,
+    recorded_epochs,
+)
+from protodl.tracking.served import ServedModel, log_model, registered_name
+from protodl.tracking.store import (
+    Store,
+    experiment_name,
+    now_ms,
+    observing,
+    open_current,
+    tracking_uri,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+class RowResult(NamedTuple):
+    """One row as MLflow holds it."""
+
+    run_id: str
+    metrics: dict[str, float]  # means, spreads as <name>_std, and the extra numbers
+    parameters: dict[str, str]  # flattened: optimizer.lr
+
+
+def sync(
+    logs: Iterable[SeedLog],
+    evaluations: Mapping[tuple[str, int], Mapping[str, float]],
+    load_model: Callable[[SeedLog], ServedModel | None],
+) -> list[str]:
+    """Add to the store whatever it lacks of these seeds; a second call adds nothing.
+
+    Args:
+        logs: the seeds.
+        evaluations: metrics by (row, seed); a seed may be missing.
+        load_model: gives the model of a seed, None where its weights are not on this machine; it
+            is called only for a run that has no model.
+
+    Returns:
+        Ids of the seed runs that were created.
+    """
+    store = open_current()
+    created: list[str] = []
+    for log in logs:
+        run, is_new = _ensure_seed_run(store, log)
+        if is_new:
+            created.append(run.info.run_id)
+        if metrics := evaluations.get((log.row, log.seed)):
+            log_numbers(store, run.info.run_id, metrics)
+        has_model = bool(run.outputs and run.outputs.model_outputs)
+        if not has_model and (model := load_model(log)) is not None:
+            accuracy = _selected_accuracy(log)
+            facts = SeedFacts.of(log)
+            log_model(store, facts, run.info.run_id, model, log.selected_epoch, accuracy)
+    return created
+
+
+def log_evaluation(
+    log: SeedLog, metrics: Mapping[str, float], artifacts: Mapping[str, Any] | None = None
+) -> None:
+    """Record the evaluation of a seed in its run; `artifacts` are JSON contents by file name."""
+    with observing(f"the evaluation of {log.row} seed {log.seed}"):
+        store = open_current()
+        run, _ = _ensure_seed_run(store, log)
+        log_numbers(store, run.info.run_id, metrics)
+        for name, content in (artifacts or {}).items():
+            store.client.log_dict(run.info.run_id, content, name)
+
+
+def log_row(
+    logs: Sequence[SeedLog],
+    mean: Mapping[str, float],
+    std: Mapping[str, float],
+    extra: Mapping[str, float],
+) -> None:
+    """Record a row's numbers in its run.
+
+    Args:
+        logs: the seeds of the row.
+        mean: means over the seeds, recorded under their names.
+        std: spreads over the seeds, recorded as <name>_std.
+        extra: numbers of the row itself, such as published_accuracy.
+    """
+    with observing(f"the row {logs[0].row}"):
+        store = open_current()
+        parent = _parent(store, logs)
+        spreads = {f"{name}_std": value for name, value in std.items()}
+        log_numbers(store, parent, {**mean, **spreads, **extra})
+        store.client.set_tag(parent, "reported_ms", str(now_ms()))
+
+
+def log_pictures(logs: Sequence[SeedLog], pictures: Iterable[Path]) -> None:
+    """Record a row's pictures in its run, under `pictures/`."""
+    with observing(f"the pictures of {logs[0].row}"):
+        store = open_current()
+        parent = _parent(store, logs)
+        for picture in pictures:
+            store.client.log_artifact(parent, str(picture), "pictures")
+
+
+def _parent(store: Store, logs: Sequence[SeedLog]) -> str:
+    """Id of the run that the seeds of one row share."""
+    runs = [_ensure_seed_run(store, log)[0] for log in logs]
+    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in runs}
+    return str(parent)
+
+
+def read_results(rows: Iterable[str]) -> dict[str, RowResult]:
+    """Each row's numbers as last recorded by `log_row`, in the order of `rows`.
+
+    Raises:
+        LookupError: the experiment holds no result of a row.
+    """
+    store = open_current()
+    results: dict[str, RowResult] = {}
+    for row in rows:
+        runs = [run for run in find_runs(store, kind="row", row=row) if _reported_ms(run)]
+        if not runs:
+            raise LookupError(
+                f"{tracking_uri()}: experiment {experiment_name()!r} holds no result of row "
+                f"{row!r}; `protodl sync` adds it"
+            )
+        latest = max(runs, key=_reported_ms)
+        results[row] = RowResult(latest.info.run_id, latest.data.metrics, latest.data.params)
+    return results
+
+
+def _reported_ms(run: "Run") -> int:
+    return int(run.data.tags.get("reported_ms", 0))
+
+
+def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
+    """Point the alias `champion` at each data set's best row; returns the row by data set.
+
+    The best row has the highest mean held-out accuracy; its best seed on the held-out images is
+    what the alias points at. Rows whose models are not registered stay out.
+    """
+    store = open_current()
+    seeds: dict[str, dict[str, list[tuple[float, str]]]] = defaultdict(lambda: defaultdict(list))
+    for log in logs:
+        run, _ = _ensure_seed_run(store, log)
+        versions = store.client.search_model_versions(f"run_id = '{run.info.run_id}'")
+        if versions:
+            latest = max(versions, key=lambda version: int(version.version))
+            dataset = SeedFacts.of(log).dataset
+            seeds[dataset][log.row].append((_selected_accuracy(log), str(latest.version)))
+    champions: dict[str, str] = {}
+    for dataset, rows in seeds.items():
+        best = max(rows, key=lambda row: fmean(accuracy for accuracy, _ in rows[row]))
+        store.client.set_registered_model_alias(
+            registered_name(dataset), "champion", max(rows[best])[1]
+        )
+        champions[dataset] = best
+    return champions
+
+
+def _ensure_seed_run(store: Store, log: SeedLog) -> "tuple[Run, bool]":
+    """The finished run of a seed with its whole history; True where it had to be created."""
+    runs = find_runs(store, kind="seed", fingerprint=log.fingerprint)
+    finished = [run for run in runs if run.info.status == "FINISHED"]
+    if finished:
+        same = [run for run in finished if run.info.run_id == log.run_id]
+        run = (same or finished)[0]
+        _log_history(store, run.info.run_id, log.history)
+        return run, False
+    facts = SeedFacts.of(log)
+    parent = ensure_parent(store, facts, log.start_ms)
+    run_id = create_seed_run(store, facts, parent, log.start_ms, {"synced": "yes"})
+    _log_history(store, run_id, log.history)
+    for ended in (run_id, parent):
+        store.client.set_terminated(ended, "FINISHED", log.end_ms)
+    return store.client.get_run(run_id), True
+
+
+def _log_history(store: Store, run_id: str, history: Sequence[EpochRecord]) -> None:
+    """Add the epochs that the run lacks, with their own times."""
+    recorded = recorded_epochs(store.client, run_id)
+    missing = [record for record in history if record.epoch not in recorded]
+    metrics = [metric for record in missing for metric in epoch_metrics(record)]
+    for start in range(0, len(metrics), 1000):  # a request takes 1000
+        store.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+
+def _selected_accuracy(log: SeedLog) -> float:
+    """Held-out accuracy of the epoch whose weights were kept."""
+    (record,) = [record for record in log.history if record.epoch == log.selected_epoch]
+    return record.validation["accuracy"]

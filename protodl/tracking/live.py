@@ -1,0 +1,129 @@
+"""The run of a seed while it is trained."""
+
+import signal
+import threading
+from collections.abc import Mapping
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from protodl.records import EpochRecord
+from protodl.tracking.runs import (
+    SeedFacts,
+    create_seed_run,
+    ensure_parent,
+    epoch_metrics,
+    find_runs,
+    recorded_epochs,
+)
+from protodl.tracking.served import ServedModel, log_model
+from protodl.tracking.store import Store, experiment_name, now_ms, observing, open_current
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived; raised in place of it so that the stack unwinds before the run is ended."""
+
+
+class Tracker:
+    """The run of one seed while it is trained; a context manager that gives the run its status."""
+
+    def __init__(self, store: Store, facts: SeedFacts, run_id: str, parent_run_id: str) -> None:
+        self.run_id = run_id
+        self.parent_run_id = parent_run_id
+        self.experiment_name = experiment_name()
+        self._store = store
+        self._facts = facts
+        self._recorded = recorded_epochs(store.client, run_id)
+        self._previous_handler: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGTERM, _raise_terminated)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        status = "FINISHED" if error is None else "FAILED"
+        if isinstance(error, Terminated | KeyboardInterrupt):
+            status = "KILLED"
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
+        with observing(f"the end of {self._facts.row}"):
+            for run_id in (self.run_id, self.parent_run_id):
+                self._store.client.set_terminated(run_id, status)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
+        if isinstance(error, Terminated):
+            signal.raise_signal(signal.SIGTERM)  # to whom it was meant for
+
+    def log_epoch(self, record: EpochRecord) -> None:
+        """Record an epoch, as one request; an epoch that the run already has is left as it is."""
+        if record.epoch in self._recorded:
+            return
+        with observing(f"epoch {record.epoch}"):
+            self._store.client.log_batch(self.run_id, metrics=epoch_metrics(record))
+
+    def log_picture(self, name: str, image: "npt.NDArray[np.uint8]", step: int) -> None:
+        """Record a picture, uint8 (H, W) or (H, W, 1 or 3); the UI gives a step slider."""
+        if step in self._recorded:
+            return
+        with observing(f"picture {name} at step {step}"):
+            self._store.client.log_image(self.run_id, image, key=name, step=step)
+
+    def log_model(self, model: ServedModel, step: int, validation_accuracy: float) -> None:
+        """Record and register the classifier of epoch `step`."""
+        with observing("the model"):
+            log_model(self._store, self._facts, self.run_id, model, step, validation_accuracy)
+
+
+def start_seed(
+    *,
+    row: str,
+    seed: int,
+    fingerprint: str,
+    parameters: Mapping[str, Any],
+    environment: Mapping[str, str],
+    data_digest: str,
+    num_train: int,
+    num_validation: int,
+) -> Tracker:
+    """Start the run of one seed, or take up the unfinished one of the same fingerprint.
+
+    Args:
+        row: key of the row in params.yaml.
+        seed: the seed.
+        fingerprint: hash of everything the outcome depends on.
+        parameters: nested, as in params.yaml, without seeds and machine; must hold `dataset`.
+        environment: facts about machine and code, flat; each becomes a tag.
+        data_digest: md5 of the training file.
+        num_train: number of training images.
+        num_validation: number of held-out images.
+
+    Raises:
+        MlflowException: the store cannot be opened or written.
+    """
+    facts = SeedFacts(
+        row, seed, fingerprint, parameters, environment, data_digest, num_train, num_validation
+    )
+    store = open_current()
+    now = now_ms()
+    parent = ensure_parent(store, facts, now)
+    store.client.update_run(parent, status="RUNNING")
+    runs = find_runs(store, kind="seed", fingerprint=fingerprint)
+    unfinished = [run.info.run_id for run in runs if run.info.status != "FINISHED"]
+    if unfinished:
+        store.client.update_run(unfinished[0], status="RUNNING")
+        return Tracker(store, facts, unfinished[0], parent)
+    return Tracker(store, facts, create_seed_run(store, facts, parent, now, {}), parent)
+
+
+def _raise_terminated(signum: int, _frame: FrameType | None) -> None:
+    # Ending the run here would use the database in the middle of whatever was interrupted.
+    raise Terminated(128 + signum)

@@ -1,0 +1,84 @@
+"""The experiment's page: its description, a prepared view of the results, the server."""
+
+import json
+import os
+import socket
+import sys
+
+from protodl.tracking.store import Store, observing, open_current, tracking_uri
+
+VIEW_KEY = "results"
+VIEW_COLUMNS = (  # metrics of row and seed runs that the prepared view shows, in this order
+    "test_accuracy",
+    "test_accuracy_std",
+    "validation_accuracy",
+    "published_accuracy",
+    "difference",
+    "num_seeds",
+    "decode_agreement",
+    "purity25",
+    "train_seconds",
+)
+COLUMN_WIDTH = 135  # pixels: fits the longest name
+MAX_TAG_LENGTH = 5000  # of an experiment's tag, on any server
+
+
+def describe_experiment(markdown: str) -> None:
+    """Make the results table the experiment's description, and prepare the results view."""
+    with observing("the experiment's description"):
+        store = open_current()
+        if len(markdown) > MAX_TAG_LENGTH:
+            kept = markdown[: MAX_TAG_LENGTH - 10].rpartition("\n")[0]
+            markdown = f"{kept}\n\n(…)"
+        store.client.set_experiment_tag(store.experiment_id, "mlflow.note.content", markdown)
+        _prepare_view(store)
+
+
+def _prepare_view(store: Store) -> None:
+    """Store the view that the link opens; its format is MLflow's own and undocumented."""
+    metrics = [f"metrics.`{name}`" for name in VIEW_COLUMNS]
+    columns = [*metrics, "attributes.`Dataset`", "attributes.`Models`"]
+    view = {
+        "orderByKey": "attributes.start_time",  # in any other order seeds leave their rows
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": dict.fromkeys(columns, COLUMN_WIDTH),
+        "viewMaximized": True,
+    }
+    store.client.set_experiment_tag(
+        store.experiment_id, f"mlflow.sharedViewState.{VIEW_KEY}", json.dumps(view)
+    )
+
+
+def link(server: str) -> str:
+    """Address of the results view on a server such as http://127.0.0.1:5000."""
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW_KEY}"
+    return f"{server.rstrip('/')}/#/experiments/{open_current().experiment_id}/runs?{query}"
+
+
+def serve_ui(port: int) -> None:
+    """Print the link of the results view and become the MLflow server until it is interrupted.
+
+    A store that is itself a server needs none: then only its link is printed.
+
+    Raises:
+        ValueError: the port is taken.
+    """
+    store = open_current()
+    _prepare_view(store)
+    if tracking_uri().startswith("http"):
+        print(link(tracking_uri()))
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(f"port {port} is taken ({error}); choose another one") from error
+    address = link(f"http://127.0.0.1:{port}")
+    print(f"{address}\nready in about 20 seconds; Ctrl-C ends it", flush=True)
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its processes
+    server = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    where = ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", tracking_uri()]
+    os.execv(sys.executable, [*server, *where])

@@ -1,0 +1,171 @@
+"""Runs and what is written in them; live and refilled runs are made by the same functions."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Self
+
+from protodl.datasets import DATASETS
+from protodl.records import EpochRecord, SeedLog
+from protodl.tracking.store import Store, now_ms
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+DVC_TAGS = ("dvc_experiment", "dvc_baseline")  # facts of the environment that are tags of their own
+
+
+@dataclass(frozen=True)
+class SeedFacts:
+    """What is known about a seed before it is trained; the names are those of SeedLog."""
+
+    row: str
+    seed: int
+    fingerprint: str
+    parameters: Mapping[str, Any]  # nested; the same for all seeds of a row
+    environment: Mapping[str, str]
+    data_digest: str
+    num_train: int
+    num_validation: int
+
+    @classmethod
+    def of(cls, log: SeedLog) -> Self:
+        """The facts that a log holds."""
+        return cls(**{field.name: getattr(log, field.name) for field in fields(cls)})
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.parameters["dataset"])
+
+    @property
+    def row_fingerprint(self) -> str:
+        """Hash of what all seeds of a row share: it names their parent run."""
+        shared = json.dumps([self.row, self.parameters, self.data_digest], sort_keys=True)
+        return sha256(shared.encode()).hexdigest()[:16]
+
+
+def ensure_parent(store: Store, facts: SeedFacts, start_ms: int) -> str:
+    """Id of the run of the row, created where it is missing."""
+    runs = find_runs(store, kind="row", row_fingerprint=facts.row_fingerprint)
+    if runs:
+        return str(runs[0].info.run_id)
+    return _create_run(store, facts, facts.row, start_ms, {"kind": "row"})
+
+
+def create_seed_run(
+    store: Store, facts: SeedFacts, parent: str, start_ms: int, tags: Mapping[str, str]
+) -> str:
+    own = {
+        "kind": "seed",
+        "seed": str(facts.seed),
+        "fingerprint": facts.fingerprint,
+        "mlflow.parentRunId": parent,
+    }
+    own |= {
+        f"environment.{key}": value
+        for key, value in facts.environment.items()
+        if key not in DVC_TAGS
+    }
+    name = f"{facts.row} seed {facts.seed}"
+    return _create_run(store, facts, name, start_ms, {**own, **tags})
+
+
+def _create_run(
+    store: Store, facts: SeedFacts, name: str, start_ms: int, tags: Mapping[str, str]
+) -> str:
+    """Create a run with its tags, parameters and data set, still running."""
+    from mlflow.entities import Param
+
+    common = {
+        "row": facts.row,
+        "dataset": facts.dataset,
+        "row_fingerprint": facts.row_fingerprint,
+        "dvc_stage": f"train@{facts.row}",
+        "mlflow.source.name": f"train@{facts.row}",
+        "mlflow.source.type": "LOCAL",
+    }
+    common |= {key: facts.environment[key] for key in DVC_TAGS if key in facts.environment}
+    if revision := facts.environment.get("git_revision", "").rstrip("+"):
+        common["mlflow.source.git.commit"] = revision
+    run = store.client.create_run(
+        store.experiment_id, start_time=start_ms, tags={**common, **tags}, run_name=name
+    )
+    run_id = str(run.info.run_id)
+    parameters = [Param(key, value) for key, value in _flatten(facts.parameters).items()]
+    for start in range(0, len(parameters), 100):  # a request takes 100
+        store.client.log_batch(run_id, params=parameters[start : start + 100])
+    _log_dataset(store, facts, run_id)
+    return run_id
+
+
+def _log_dataset(store: Store, facts: SeedFacts, run_id: str) -> None:
+    """Record which data the run used: name, digest, fields and counts, at no cost."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    info = DATASETS[facts.dataset]
+    images = {"name": "image", "type": f"uint8 {info.shape}"}
+    labels = {"name": "label", "type": ", ".join(info.class_names)}
+    counts = {"num_train": facts.num_train, "num_validation": facts.num_validation}
+    dataset = Dataset(
+        name=info.name,
+        digest=facts.data_digest[:36],
+        source_type="dvc",
+        source=json.dumps({"stage": f"download@{info.name}", "md5": facts.data_digest}),
+        schema=json.dumps({"mlflow_colspec": [images, labels]}),
+        profile=json.dumps(counts),
+    )
+    context = [InputTag("mlflow.data.context", "training")]
+    store.client.log_inputs(run_id, [DatasetInput(dataset, context)])
+
+
+def find_runs(store: Store, **tags: str) -> "list[Run]":
+    """Runs with these tags, the latest first."""
+    terms = [f"tags.{key} = '{value}'" for key, value in tags.items()]
+    return list(store.client.search_runs([store.experiment_id], " and ".join(terms)))
+
+
+def recorded_epochs(client: "MlflowClient", run_id: str) -> set[int]:
+    return {metric.step for metric in client.get_metric_history(run_id, "learning_rate")}
+
+
+def epoch_metrics(record: EpochRecord) -> list[Any]:
+    from mlflow.entities import Metric
+
+    values = {
+        **{f"train/{name}": value for name, value in record.train.items()},
+        **{f"validation/{name}": value for name, value in record.validation.items()},
+        "learning_rate": record.learning_rate,
+        "images_per_second": record.images_per_second,
+        "epoch_seconds": record.seconds,
+    }
+    return [Metric(key, value, record.timestamp_ms, record.epoch) for key, value in values.items()]
+
+
+def log_numbers(store: Store, run_id: str, numbers: Mapping[str, float]) -> None:
+    """Record final numbers; those that the run already holds are not recorded again."""
+    from mlflow.entities import Metric
+
+    held = store.client.get_run(run_id).data.metrics
+    now = now_ms()
+    new = [Metric(k, v, now, 0) for k, v in numbers.items() if not _same(held.get(k), v)]
+    if new:
+        store.client.log_batch(run_id, metrics=new)
+
+
+def _same(held: float | None, value: float) -> bool:
+    return held is not None and (held == value or (math.isnan(held) and math.isnan(value)))
+
+
+def _flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as `optimizer.lr: '0.004'`."""
+    flat: dict[str, str] = {}
+    for key, value in parameters.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat

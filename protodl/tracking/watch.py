@@ -1,0 +1,90 @@
+"""What a training shows while it runs: a progress display, live curves and pictures in MLflow."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from protodl.records import EpochRecord
+from protodl.tracking.live import Tracker
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from protodl.models import PrototypeNetwork
+    from protodl.training import Hooks
+
+PICTURE_COLUMNS = 10
+
+
+@contextmanager
+def watch(
+    tracker: Tracker, title: str, samples: "Tensor", every: int, epochs: int, images: int
+) -> Iterator["Hooks"]:
+    """Yield hooks that show a training in the terminal and in its MLflow run.
+
+    Args:
+        tracker: the run.
+        title: row and seed, in front of the progress display.
+        samples: held-out images (N, C, H, W) in [0, 1] whose reconstructions are shown.
+        every: epochs between two pictures; the last epoch always has them.
+        epochs: number of epochs.
+        images: number of training images in an epoch.
+    """
+    from tqdm import tqdm
+
+    from protodl.training import Hooks
+
+    with tqdm(
+        total=epochs * images,
+        desc=title,
+        unit=" images",
+        unit_scale=True,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        smoothing=0.05,
+    ) as bar:
+
+        def on_epoch(record: EpochRecord, network: "PrototypeNetwork") -> None:
+            if bar.disable:
+                print(f"{title}: {_line(record, epochs)}", flush=True)
+            else:
+                bar.n = record.epoch * images  # also right after a resume
+                bar.set_postfix_str(f"held-out {record.validation['accuracy']:.4f}")
+            tracker.log_epoch(record)
+            if record.epoch % every == 0 or record.epoch == epochs:
+                for name, picture in _pictures(network, samples).items():
+                    tracker.log_picture(name, picture, record.epoch)
+
+        def on_step(count: int) -> None:
+            bar.update(count)
+
+        yield Hooks(on_step, on_epoch)
+
+
+def _line(record: EpochRecord, epochs: int) -> str:
+    """One epoch as a line of text, with the time that is left."""
+    left = int(record.seconds * (epochs - record.epoch))
+    return (
+        f"epoch {record.epoch}/{epochs}  loss {record.train['loss']:.3f}  "
+        f"train {record.train['accuracy']:.4f}  held-out {record.validation['accuracy']:.4f}  "
+        f"{record.images_per_second:,.0f} images/s  ETA {left // 60}:{left % 60:02d}"
+    )
+
+
+def _pictures(network: "PrototypeNetwork", samples: "Tensor") -> "dict[str, npt.NDArray[np.uint8]]":
+    """Originals above their reconstructions, and the decoded prototypes, each as one picture."""
+    import torch
+
+    from protodl.figures import image_grid
+
+    with torch.inference_mode():
+        images = samples.to(network.prototypes.device)
+        pairs = torch.cat([images, network.decode(network.encode(images))])
+        prototypes = network.decode_prototypes()
+    return {
+        "reconstructions": image_grid(pairs.cpu().numpy(), columns=PICTURE_COLUMNS),
+        "prototypes": image_grid(prototypes.cpu().numpy(), columns=PICTURE_COLUMNS),
+    }
