@@ -1,0 +1,73 @@
+# Needs make and Python 3.11 or newer. Every target first installs what it runs on into .venv.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := true
+export DO_NOT_TRACK := true
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+# The machine's uv where there is one that works, else the one that the rule below puts into .venv.
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
+# CPU=1 at the first call is remembered in .venv for the later ones.
+CPU ?= $(wildcard $(VENV)/.cpu)
+
+.PHONY: help demo test check repro ui table sync lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: $(INSTALLED) ## all seven rows on the embedded sample, offline, in a few minutes
+	protodl demo
+
+test: $(INSTALLED) ## run the tests, offline
+	python -m pytest $(ARGS)
+
+check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	protodl check
+	dvc stage list --quiet
+
+repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv for one row, JOBS=2 side by side
+	protodl run $(ROW) $(if $(JOBS),-j $(JOBS))
+
+ui: $(INSTALLED) ## open the runs in MLflow's web interface
+	protodl ui
+
+table: $(INSTALLED) ## print the results table
+	protodl table
+
+sync: $(INSTALLED) ## put runs that MLflow lacks into it, from the committed logs
+	protodl sync
+
+lock: $(INSTALLED) ## pin the packages of pyproject.toml in requirements.txt; ARGS=--upgrade for new versions
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--no-header --quiet --output-file requirements.txt $(ARGS)
+
+clean: ## remove the demo and the tools' caches; data, models and runs stay
+	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info
+	find protodl stages tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# requirements.txt as constraints on pyproject.toml, not as the list itself: it names the CUDA
+# libraries, which a CPU-only torch does not ask for.
+$(INSTALLED): requirements.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV)$(if $(CPU), (CPU-only torch), (torch's usual build; CPU-only machines: make CPU=1 ...))"
+	@$(UV) pip install $(if $(CPU),--torch-backend cpu) -c requirements.txt -r pyproject.toml --extra dev
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(if $(CPU),touch $(VENV)/.cpu)
+	@touch $@
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@if [ "$(UV)" = uv ]; then uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV); \
+	else "$(PYTHON)" -m venv $(VENV) && $@ -m pip install --quiet --disable-pip-version-check uv; fi

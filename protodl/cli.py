@@ -1,0 +1,140 @@
+"""The command `protodl`: what to do, in words; the doing is elsewhere."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from protodl.config import ConfigError, Params, load_params
+from protodl.runtime import project_root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit status.
+
+    Mistakes of the user and failures of the pipeline are told in one message on stderr, status 1;
+    a stop by signal has the shell's status, 128 + signal.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DVC_NO_ANALYTICS", "true")
+    options = _parser().parse_args(arguments)
+    from protodl.pipeline import PipelineError
+    from protodl.results import ResultsError
+    from protodl.workers import Stopped
+
+    try:
+        options.do(options)
+    except (ConfigError, PipelineError, ResultsError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from the last checkpoints", file=sys.stderr)
+        return 128 + stopped.signum
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="protodl",
+        description="Prototype networks: from params.yaml to the table of results.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="check params.yaml")
+    check.set_defaults(do=_check)
+    run = commands.add_parser("run", help="compute what has changed: `dvc repro` with reports")
+    run.add_argument("rows", nargs="*", metavar="ROW", help="rows of params.yaml; default: all")
+    run.add_argument(
+        "-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows side by side"
+    )
+    run.set_defaults(do=_run)
+    demo = commands.add_parser("demo", help="the whole pipeline on the embedded sample, in .demo/")
+    demo.set_defaults(do=_demo)
+    table = commands.add_parser("table", help="print the table of results")
+    table.set_defaults(do=_table)
+    table.add_argument(
+        "--from-mlflow", action="store_true", help="read the numbers from MLflow, not from files"
+    )
+    table.add_argument(
+        "--write", type=Path, metavar="README.md", help="put it between the marks of this file"
+    )
+    ui = commands.add_parser("ui", help="serve MLflow's web interface and print its link")
+    ui.add_argument("--port", type=int, default=5000)
+    ui.set_defaults(do=_ui)
+    sync = commands.add_parser("sync", help="create the runs that MLflow lacks, from the files")
+    sync.set_defaults(do=_sync)
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def _params() -> Params:
+    return load_params(_relative("params.yaml"))
+
+
+def _relative(path: Path | str) -> Path:
+    """A path of the project as seen from here: short in messages."""
+    return Path(os.path.relpath(project_root() / path))
+
+
+def _check(_options: argparse.Namespace) -> None:
+    params = _params()
+    print(f"params.yaml is valid: {len(params.experiments)} rows, {len(params.seeds)} seeds each")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from protodl.pipeline import run_pipeline
+
+    run_pipeline(project_root(), options.rows, options.jobs)
+
+
+def _demo(_options: argparse.Namespace) -> None:
+    from protodl.demo import run_demo
+
+    print(run_demo(project_root()))
+
+
+def _table(options: argparse.Namespace) -> None:
+    from protodl.pipeline import ROWS
+    from protodl.results import read_rows
+    from protodl.tables import results_table, update_readme
+
+    if options.from_mlflow:
+        from protodl.sync import tracked_rows
+
+        rows = tracked_rows(_params())
+    else:
+        rows = read_rows(_params(), _relative(ROWS))
+    print(results_table(rows))
+    if options.write:
+        update_readme(options.write, rows)
+
+
+def _ui(options: argparse.Namespace) -> None:
+    from protodl.tracking import serve_ui
+
+    try:
+        serve_ui(options.port)
+    except ValueError as error:
+        raise OSError(f"{error} with --port") from error
+
+
+def _sync(_options: argparse.Namespace) -> None:
+    from protodl.pipeline import MODELS, ROWS
+    from protodl.sync import sync_project
+
+    synced = sync_project(_params(), _relative(ROWS), _relative(MODELS))
+    for reason in synced.left_out:
+        print(f"left out: {reason}")
+    print(f"{len(synced.created)} runs created in MLflow")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The house rules that no other tool looks after."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TARGETS = {"demo", "test", "check", "repro", "ui", "table", "sync", "lock", "clean", "help"}
+
+
+def project_files() -> list[Path]:
+    """Text files that are, or would be, in git; those in the work tree without git."""
+    from protodl.demo import own_files
+
+    binary = {".png", ".gz", ".pt", ".jpg", ".db"}
+    return [path for name in own_files(ROOT) if (path := ROOT / name).suffix not in binary]
+
+
+def pins() -> dict[str, list[Requirement]]:
+    found: dict[str, list[Requirement]] = {}
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            requirement = Requirement(line)
+            found.setdefault(requirement.name, []).append(requirement)
+    return found
+
+
+def test_requirements_are_exact_pins() -> None:
+    for alternatives in pins().values():
+        for requirement in alternatives:
+            (pin,) = requirement.specifier
+            assert pin.operator == "==", requirement
+            assert not requirement.url
+
+
+def test_requirements_cover_pyproject() -> None:
+    """`make lock` was run after the last change of the dependencies."""
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    for text in wanted:
+        requirement = Requirement(text)
+        pinned = pins().get(requirement.name, [])
+        assert pinned, f"{requirement.name} is not in requirements.txt: run `make lock`"
+        for pin in pinned:
+            (version,) = (specifier.version for specifier in pin.specifier)
+            assert requirement.specifier.contains(Version(version)), f"{pin}: run `make lock`"
+
+
+def test_every_package_that_is_imported_is_a_dependency() -> None:
+    modules = {"yaml": "pyyaml", "PIL": "pillow"}
+    names = {Requirement(text).name for text in PROJECT["dependencies"]}
+    imported = set()
+    for path in [*ROOT.glob("protodl/**/*.py"), *ROOT.glob("stages/*.py")]:
+        text = path.read_text(encoding="utf-8")
+        imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
+    foreign = imported - set(sys.stdlib_module_names) - {"protodl", "stages"}
+    assert {modules.get(name, name) for name in foreign} <= names
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern"),
+    [
+        (
+            "a package registry",
+            r"pypi\.org|pythonhosted|download\.pytorch\.org|/simple/|conda\.any",
+        ),
+        ("an index option", r"--(extra-)?index-url|--find-links|--default-index"),
+        ("a path of one machine", r"(?<![\w.])/(home|Users|root|work|farm|opt)/[a-z]"),
+    ],
+)
+def test_no_file_names(what: str, pattern: str) -> None:
+    for path in project_files():
+        if path == Path(__file__):
+            continue
+        found = re.search(pattern, path.read_text(encoding="utf-8", errors="replace"))
+        assert not found, f"{path.relative_to(ROOT)} names {what}: {found and found.group()}"
+
+
+def test_make_alone_prints_one_line_a_target() -> None:
+    printed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = printed.splitlines()
+    assert {line.split()[1] for line in lines} == TARGETS
+    assert all(re.match(r"make \w+ +\w", line) for line in lines)
+
+
+def test_hosted_ci_and_the_local_one_call_the_same_targets() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    steps = [
+        step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
+    ]
+    hosted = {target for step in steps for target in step.removeprefix("make ").split()}
+    local = {
+        target
+        for line in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+        if line.startswith("make ")
+        for target in line.split()[1:]
+    }
+    assert hosted == local == {"check", "test", "demo"}
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 250
+
+
+def test_dvc_reports_nothing_to_its_makers() -> None:
+    import configparser
+
+    config = configparser.ConfigParser()
+    config.read_string(re.sub(r"^\s+", "", (ROOT / ".dvc/config").read_text(), flags=re.MULTILINE))
+    assert config["core"]["analytics"] == config["core"]["check_update"] == "false"
+
+
+def test_rows_are_looked_for_where_dvc_puts_them() -> None:
+    from protodl.pipeline import ROW_STAGES, ROWS
+
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert {
+        name for name, stage in stages.items() if stage.get("foreach") == "${experiments}"
+    } == set(ROW_STAGES)
+    written = [*stages["train"]["do"]["outs"], *stages["evaluate"]["do"]["metrics"]]
+    paths = {path for entry in written for path in ([entry] if isinstance(entry, str) else entry)}
+    assert {f"{ROWS}/${{key}}/training", f"{ROWS}/${{key}}/metrics.json"} <= paths
