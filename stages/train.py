@@ -65,6 +65,7 @@ class Row:
     def fingerprint(self, seed: int) -> str:
         """Hash of everything that a seed's outcome depends on."""
         facts: dict[str, Any] = {
+            "row": self.name,
             "experiment": self.experiment.model_dump(),
             "data": self.data_digest,
             "validation_size": self.settings.validation_size,

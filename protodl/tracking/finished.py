@@ -36,6 +36,7 @@ class RowResult(NamedTuple):
     run_id: str
     metrics: dict[str, float]  # means, spreads as <name>_std, and the extra numbers
     parameters: dict[str, str]  # flattened: optimizer.lr
+    tags: dict[str, str]
 
 
 def sync(
@@ -87,6 +88,7 @@ def log_row(
     mean: Mapping[str, float],
     std: Mapping[str, float],
     extra: Mapping[str, float],
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """Record a row's numbers in its run.
 
@@ -95,13 +97,15 @@ def log_row(
         mean: means over the seeds, recorded under their names.
         std: spreads over the seeds, recorded as <name>_std.
         extra: numbers of the row itself, such as published_accuracy.
+        tags: what is not a number, such as the seeds.
     """
     with observing(f"the row {logs[0].row}"):
         store = open_current()
         parent = _parent(store, logs)
         spreads = {f"{name}_std": value for name, value in std.items()}
         log_numbers(store, parent, {**mean, **spreads, **extra})
-        store.client.set_tag(parent, "reported_ms", str(now_ms()))
+        for name, value in {**(tags or {}), "reported_ms": str(now_ms())}.items():
+            store.client.set_tag(parent, name, value)
 
 
 def log_pictures(logs: Sequence[SeedLog], pictures: Iterable[Path]) -> None:
@@ -136,7 +140,8 @@ def read_results(rows: Iterable[str]) -> dict[str, RowResult]:
                 f"{row!r}; `protodl sync` adds it"
             )
         latest = max(runs, key=_reported_ms)
-        results[row] = RowResult(latest.info.run_id, latest.data.metrics, latest.data.params)
+        run_id, data = latest.info.run_id, latest.data
+        results[row] = RowResult(run_id, data.metrics, data.params, data.tags)
     return results
 
 

@@ -1,0 +1,171 @@
+"""The table's side in MLflow: runs refilled from the pipeline's files, and the table read back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from protodl import tracking
+from protodl.config import Params
+from protodl.records import SeedLog
+from protodl.results import (
+    ResultRow,
+    ResultsError,
+    RowFiles,
+    differing_parameters,
+    read_row,
+    result_row,
+)
+from protodl.tables import results_table
+
+if TYPE_CHECKING:
+    from protodl.tracking import RowResult, ServedModel
+
+ENVIRONMENT_TAG = "environment."
+
+
+class Synced(NamedTuple):
+    """What a synchronisation did."""
+
+    created: list[str]  # ids of seed runs that MLflow lacked
+    left_out: list[str]  # why, for each row without valid results
+
+
+def sync_project(params: Params, rows: Path, models: Path) -> Synced:
+    """Make MLflow hold what the pipeline's files hold; a second call creates nothing.
+
+    Args:
+        params: params.yaml.
+        rows: folder with what was measured of each row (results/rows).
+        models: folder of the networks, <row>/seed-<s>.pt; those that are missing are left out.
+
+    Raises:
+        protodl.checkpoint.CheckpointError: a network's file is damaged.
+        mlflow.exceptions.MlflowException: the store cannot be opened or written.
+    """
+    files, left_out = _read(params, rows)
+    logs = [log for row in files.values() for log in row.logs]
+    evaluations = [seed for row in files.values() for seed in row.evaluations]
+    metrics = {(seed.row, seed.seed): seed.metrics for seed in evaluations}
+    created = tracking.sync(logs, metrics, lambda log: load_served(models, log))
+    for log, seed in zip(logs, evaluations, strict=True):
+        details = {"confusion.json": seed.confusion, "prototypes.json": seed.prototypes}
+        tracking.log_evaluation(log, seed.metrics, details)
+    results = {name: result_row(name, params, row) for name, row in files.items()}
+    for name, row in files.items():
+        _record_row(results[name], row)
+        tracking.log_pictures(row.logs, sorted((rows / name / "pictures").glob("*.png")))
+    tracking.set_champions(logs)
+    if results:
+        tracking.describe_experiment(results_table([*results.values()]))
+    return Synced(created, left_out)
+
+
+def _read(params: Params, folder: Path) -> tuple[dict[str, RowFiles], list[str]]:
+    """The rows that have results, and why others have none."""
+    files: dict[str, RowFiles] = {}
+    left_out: list[str] = []
+    for row in params.experiments:
+        try:
+            files[row] = read_row(row, params, folder)
+        except ResultsError as error:
+            left_out.append(str(error))
+    return files, left_out
+
+
+def load_served(models: Path, log: SeedLog) -> "ServedModel | None":
+    """The classifier of a seed; None where its file is not on this machine."""
+    path = models / log.row / f"seed-{log.seed}.pt"
+    if not path.exists():
+        return None
+    import torch  # late: most calls find every model in MLflow already
+
+    from protodl.checkpoint import load_network
+    from protodl.datasets import DATASETS
+    from protodl.models import Classifier
+
+    network = load_network(path)
+    with torch.inference_mode():
+        decoded = network.decode_prototypes()  # images that need no data set on this machine
+    example = decoded.repeat(2, 1, 1, 1)[:2].numpy()
+    class_names = DATASETS[str(log.parameters["dataset"])].class_names
+    return tracking.ServedModel(Classifier(network), example, class_names)
+
+
+def _record_row(result: ResultRow, files: RowFiles) -> None:
+    numbers: dict[str, float | None] = {
+        "num_seeds": result.num_seeds,
+        "num_epochs": result.num_epochs,
+        "coverage_min": result.coverage_min,
+        "published_accuracy": result.published_accuracy,
+        "difference": result.difference,
+    }
+    extra = {name: value for name, value in numbers.items() if value is not None}
+    tags = {
+        "seeds": " ".join(map(str, result.seeds)),
+        "selected_epochs": " ".join(map(str, result.selected_epochs)),
+        "data_source": result.data_source,
+        "trained_run_id": result.run_id,  # finds the run of RESULTS.md in a store refilled later
+        **{f"{ENVIRONMENT_TAG}{name}": value for name, value in result.environment.items()},
+    }
+    mean, std = files.metrics.mean, files.metrics.std
+    tracking.log_row(files.logs, mean, std, extra, tags)
+
+
+def tracked_rows(params: Params) -> list[ResultRow]:
+    """Build the table from MLflow alone; from params.yaml come only names and order of the rows.
+
+    Raises:
+        ResultsError: MLflow holds no result of a row, or holds one of other parameters.
+    """
+    try:
+        recorded = tracking.read_results(params.experiments)
+    except LookupError as error:
+        raise ResultsError(error.args[0]) from error
+    for row, experiment in params.experiments.items():
+        for problem in differing_parameters(recorded[row].parameters, experiment):
+            raise ResultsError(
+                f"MLflow's latest result of row {row!r}: {problem}; "
+                "`protodl sync` makes the result of params.yaml the latest"
+            )
+    return [_recorded_row(row, recorded[row]) for row in params.experiments]
+
+
+def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:
+    metrics, tags, parameters = recorded.metrics, recorded.tags, recorded.parameters
+    try:
+        return ResultRow(
+            row=row,
+            dataset=parameters["dataset"],
+            architecture=parameters["model.architecture"],
+            decoder=parameters["model.decoder"],
+            num_prototypes=int(parameters["model.num_prototypes"]),
+            num_seeds=int(metrics["num_seeds"]),
+            seeds=_numbers(tags["seeds"]),
+            selected_epochs=_numbers(tags["selected_epochs"]),
+            test_accuracy_mean=metrics["test_accuracy"],
+            test_accuracy_std=metrics["test_accuracy_std"],
+            validation_accuracy_mean=metrics["validation_accuracy"],
+            published_accuracy=metrics.get("published_accuracy"),
+            difference=metrics.get("difference"),
+            decode_agreement_mean=metrics["decode_agreement"],
+            purity25_mean=metrics["purity25"],
+            coverage_min=int(metrics["coverage_min"]),
+            train_seconds_mean=metrics["train_seconds"],
+            num_epochs=int(metrics["num_epochs"]),
+            run_id=recorded.run_id,
+            data_source="full" if tags["data_source"] == "full" else "sample",
+            environment=_environment(tags),
+        )
+    except KeyError as error:
+        raise ResultsError(
+            f"MLflow's run {recorded.run_id} of row {row!r} lacks {error}; `protodl sync` adds it"
+        ) from error
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split())
+
+
+def _environment(tags: Mapping[str, str]) -> dict[str, str]:
+    facts = {name: value for name, value in tags.items() if name.startswith(ENVIRONMENT_TAG)}
+    return {name.removeprefix(ENVIRONMENT_TAG): value for name, value in sorted(facts.items())}

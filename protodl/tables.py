@@ -1,0 +1,225 @@
+"""The table of results as text: in the terminal, in the README, and as the page RESULTS.md."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from protodl.config import Experiment, Params
+from protodl.results import ResultRow, ResultsError, load_published
+
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+SAMPLE_HEADING = "**Made on the embedded sample; NOT comparable with the published numbers.**"
+PICTURES = {  # of each row, with what they show, in the order of the page
+    "reasons": "One held-out image, its nearest prototypes and what each of them contributes",
+    "prototypes": "All prototypes, decoded, each with its class and its strongest weight",
+    "samples": "One held-out image of each class above its reconstruction",
+    "weights": "What each prototype says of each class, the strongest entry marked",
+    "curves": "Learning curves",
+    "confusion": "Confusion matrix of the test images",
+}
+
+
+def results_table(rows: Sequence[ResultRow]) -> str:
+    """The whole table in Markdown, with the sentences that belong to it."""
+    names = ["row", "test accuracy (%)"]
+    names += ["published (%)", "difference"] if _comparable(rows) else []
+    names += ["decode agreement", "purity@25", "coverage", "seconds", "epochs", "MLflow run"]
+    cells = [
+        [
+            row.row,
+            f"{_percent(row.test_accuracy_mean)} ± {_spread(row)} ({row.num_seeds})",
+            *(_comparison(row) if _comparable(rows) else []),
+            f"{100 * row.decode_agreement_mean:.0f} %",
+            f"{row.purity25_mean:.2f}",
+            str(row.coverage_min),
+            f"{row.train_seconds_mean:.0f}",
+            str(row.num_epochs),
+            row.run_id[:8],
+        ]
+        for row in rows
+    ]
+    return _with_words(rows, names, cells)
+
+
+def short_table(rows: Sequence[ResultRow], page: str = "RESULTS.md") -> str:
+    """The README's table in Markdown; each row leads to its section of `page`."""
+    names = ["row", "test accuracy (%)"]
+    names += ["published (%)", "difference"] if _comparable(rows) else []
+    names += ["decode agreement", "seconds"]
+    cells = [
+        [
+            f"[{row.row}]({page}#{row.row})",
+            _percent(row.test_accuracy_mean),
+            *(_comparison(row) if _comparable(rows) else []),
+            f"{100 * row.decode_agreement_mean:.0f} %",
+            f"{row.train_seconds_mean:.0f}",
+        ]
+        for row in rows
+    ]
+    return _with_words(rows, names, cells)
+
+
+def update_readme(path: Path, rows: Sequence[ResultRow]) -> None:
+    """Replace what stands between the marks of a file by the short table.
+
+    Raises:
+        ResultsError: the file does not hold each mark once, the first before the second.
+        OSError: the file cannot be read or written.
+    """
+    text = path.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    old, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in old + after or END in before + after:
+        raise ResultsError(
+            f"{path}: needs the line {BEGIN} and below it the line {END}, each once; "
+            "the table is put between them"
+        )
+    new = f"{before}{BEGIN}\n{short_table(rows)}\n{END}{after}"
+    if new != text:
+        path.write_text(new, encoding="utf-8")
+
+
+def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path) -> str:
+    """RESULTS.md: the table, how it was made, and a section for each row.
+
+    Args:
+        rows: the table.
+        params: params.yaml.
+        pictures: folder of the rows (results/rows), relative to the page.
+    """
+    sections = [_section(row, params.experiments[row.row], pictures) for row in rows]
+    return "\n\n".join(["# Results", results_table(rows), _how(rows), *sections]) + "\n"
+
+
+def protocol(rows: Sequence[ResultRow]) -> str:
+    """What the numbers are and are not; on the sample, that they compare with nothing."""
+    if not _on_full_data(rows):
+        return SAMPLE_HEADING
+    published = load_published().port.protocol
+    return (
+        f"The published numbers were selected on the test set ({published}); ours were not: every "
+        "choice was made on held-out training images, and the test set was read once."
+    )
+
+
+def shortfall(rows: Sequence[ResultRow]) -> str:
+    """Which rows do not reach the published number; empty where there is nothing to compare."""
+    compared = [row for row in rows if row.reaches_published is not None]
+    short = [row for row in compared if not row.reaches_published]
+    if not compared:
+        return ""
+    listed = ", ".join(f"{row.row} ({_points(row)})" for row in short)
+    of = f"of {len(compared)} rows"
+    return (
+        f"Below the published number: {f'{len(short)} {of}: {listed}' if short else f'none {of}'}."
+    )
+
+
+def _with_words(rows: Sequence[ResultRow], names: list[str], cells: list[list[str]]) -> str:
+    # disable_numparse: tabulate would print 99.10 as 99.1.
+    align = ["left", *["right"] * (len(names) - 1)]
+    # pipe: GitHub's tables, with their alignment.
+    table = tabulate(cells, names, "pipe", disable_numparse=True, colalign=align)
+    return "\n\n".join(part for part in (protocol(rows), table, shortfall(rows)) if part)
+
+
+def _on_full_data(rows: Sequence[ResultRow]) -> bool:
+    return all(row.data_source == "full" for row in rows)
+
+
+def _comparable(rows: Sequence[ResultRow]) -> bool:
+    return any(row.difference is not None for row in rows)
+
+
+def _comparison(row: ResultRow) -> list[str]:
+    if row.published_accuracy is None:
+        return ["–", "–"]
+    return [_percent(row.published_accuracy), _points(row)]
+
+
+def _points(row: ResultRow) -> str:
+    """Difference in percentage points, signed; -0.00 stands for a number just missed."""
+    if row.difference is None:
+        return "–"
+    points = f"{100 * row.difference:+.2f}"
+    return points.replace("-", "+") if row.reaches_published else points
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _spread(row: ResultRow) -> str:
+    return "–" if row.num_seeds == 1 else _percent(row.test_accuracy_std)
+
+
+def _how(rows: Sequence[ResultRow]) -> str:
+    seconds = sum(row.train_seconds_mean * row.num_seeds for row in rows)
+    seeds = ", ".join(_distinct(str(seed) for row in rows for seed in row.seeds))
+    facts = {name: _facts(rows, name) for name in ("processor", "device", "torch", "python")}
+    paper = load_published().paper
+    numbers = [f"{_percent(share)} on {name}" for name, share in paper.test_accuracy.items()]
+    source = load_published().port.source
+    lines = [
+        "## How it was made",
+        "",
+        f"- Command: `{'make repro' if _on_full_data(rows) else 'make demo'}`; seeds: {seeds}.",
+        f"- Hardware: {facts['processor']} ({facts['device']}); torch {facts['torch']}, "
+        f"Python {facts['python']}.",
+        f"- Training time: {_duration(seconds)} for all rows and seeds together.",
+        "- Test accuracy: mean ± standard deviation over seeds (number of seeds); difference: in "
+        "percentage points; seconds and epochs: training of one seed.",
+        "- Decode agreement: prototypes whose decoded picture the network puts into the "
+        "prototype's class. Purity@25: share of the 25 nearest training cases of its class. "
+        "Coverage: classes with a prototype, in the worst seed.",
+        f"- Published: {source}. The paper itself reports {', '.join(numbers)} ({paper.source}).",
+        "- MLflow runs are those of the training; in a store refilled by `protodl sync` search "
+        "for `tags.trained_run_id = '<id>'`.",
+    ]
+    return "\n".join(lines)
+
+
+def _facts(rows: Sequence[ResultRow], name: str) -> str:
+    return "; ".join(_distinct(row.environment.get(name, "unknown") for row in rows))
+
+
+def _distinct(values: Any) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _section(row: ResultRow, experiment: Experiment, pictures: Path) -> str:
+    """Facts and pictures of one row."""
+    chosen = ", ".join(
+        f"epoch {epoch} (seed {seed})"
+        for epoch, seed in zip(row.selected_epochs, row.seeds, strict=True)
+    )
+    lines = [
+        f"## {row.row}",
+        "",
+        f"- Test accuracy {_percent(row.test_accuracy_mean)} %, held-out "
+        f"{_percent(row.validation_accuracy_mean)} %. Selected of {row.num_epochs} epochs: "
+        f"{chosen}. MLflow run `{row.run_id}`.",
+        *_parameters(experiment.model_dump()),
+    ]
+    folder = (pictures / row.row / "pictures").as_posix()
+    for name, caption in PICTURES.items():
+        lines += ["", f"{caption}:", "", f"![{caption}]({folder}/{name}.png)"]
+    return "\n".join(lines)
+
+
+def _parameters(parameters: Mapping[str, Any]) -> list[str]:
+    """A line for each section of a row's parameters, and one for those outside of sections."""
+    sections = {key: value for key, value in parameters.items() if isinstance(value, Mapping)}
+    plain = {key: value for key, value in parameters.items() if key not in sections}
+    return [f"- {name}: {_listed(values)}" for name, values in {"row": plain, **sections}.items()]
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} `{value}`" for key, value in values.items() if value is not None)

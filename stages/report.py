@@ -1,0 +1,98 @@
+"""Stage report: the table of all rows as results.json and RESULTS.md, its picture, and MLflow."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from protodl.config import ConfigError, Params, load_params
+from protodl.results import ResultRow, ResultsError, read_rows
+from protodl.tables import PICTURES, results_page, shortfall
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write every file of the report, then bring MLflow up to date."""
+    params = load_params(options.params)
+    rows = read_rows(params, options.rows)
+    require_pictures(rows, options.rows)
+    folder = Path(os.path.relpath(options.rows, options.markdown.parent))
+    data = [row.model_dump(mode="json") for row in rows]
+    write_text(json.dumps(data, indent=1) + "\n", options.results)
+    write_text(results_page(rows, params, folder), options.markdown)
+    stack_pictures(overview_pictures(rows, options.rows), options.overview)
+    print(f"{options.markdown}: {len(rows)} rows. {shortfall(rows)}".rstrip(), flush=True)
+    track(params, options.rows, options.models)
+
+
+def require_pictures(rows: Sequence[ResultRow], folder: Path) -> None:
+    """Make sure that everything the page shows is there; raises ResultsError."""
+    for row in rows:
+        for name in PICTURES:
+            path = folder / row.row / "pictures" / f"{name}.png"
+            if not path.is_file():
+                raise ResultsError(f"{path}: missing; run `dvc repro prototypes@{row.row}`")
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a file, its folder too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def overview_pictures(rows: Sequence[ResultRow], folder: Path) -> list[Path]:
+    """The reasons of the first row of each data set."""
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row.dataset, row.row)
+    return [folder / row / "pictures" / "reasons.png" for row in first.values()]
+
+
+def stack_pictures(paths: Sequence[Path], output: Path) -> None:
+    """Put pictures below each other on white; the same pictures give the same bytes."""
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    size = (max(each.width for each in pictures), sum(each.height for each in pictures))
+    page = Image.new("RGB", size, "white")
+    y = 0
+    for picture in pictures:
+        page.paste(picture, (0, y))
+        y += picture.height
+    output.parent.mkdir(parents=True, exist_ok=True)
+    page.save(output, "PNG", optimize=True)
+
+
+def track(params: Params, rows: Path, models: Path) -> None:
+    """Bring MLflow up to date; whatever goes wrong there leaves the report as it is."""
+    from protodl.sync import sync_project  # late: the report is written before MLflow is touched
+
+    try:
+        sync_project(params, rows, models)
+    except Exception as error:
+        print(
+            f"warning: MLflow was not brought up to date: {error}; `protodl sync` does it later",
+            file=sys.stderr,
+        )
+
+
+def main() -> int:
+    """Run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m stages.report", description=__doc__)
+    parser.add_argument("--params", type=Path, required=True, help="params.yaml")
+    parser.add_argument("--rows", type=Path, required=True, help="folder with each row's results")
+    parser.add_argument("--models", type=Path, required=True, help="folder with <row>/seed-<s>.pt")
+    parser.add_argument("--results", type=Path, required=True, help="JSON to write")
+    parser.add_argument("--markdown", type=Path, required=True, help="page to write")
+    parser.add_argument("--overview", type=Path, required=True, help="picture to write")
+    try:
+        report(parser.parse_args())
+    except (ConfigError, ResultsError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""A small project as the pipeline leaves it: params.yaml, results/rows, from invented trainings."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from protodl.config import Params, load_params
+from protodl.records import EpochRecord, SeedLog
+from protodl.tables import PICTURES
+from stages.evaluate import summarise, write_json
+
+ENVIRONMENT = {"processor": "Abacus, 2 cores", "device": "cpu", "torch": "2.15.0", "python": "3.11"}
+
+
+def write_params(
+    root: Path, rows: Mapping[str, Any], seeds: Sequence[int] = (0,), source: str = "full"
+) -> Params:
+    """Write params.yaml with these experiments and read it."""
+    data = {"seeds": [*seeds], "data": {"source": source}, "experiments": dict(rows)}
+    path = root / "params.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    return load_params(path)
+
+
+def training(params: Params, row: str, seed: int, **changes: Any) -> SeedLog:
+    """The log of a seed that was trained for two epochs, the second one being the better."""
+    history = [
+        EpochRecord(
+            epoch=epoch,
+            step=10 * epoch,
+            timestamp_ms=1_700_000_000_000 + 1000 * epoch,
+            seconds=1.5,
+            images_per_second=800.0,
+            learning_rate=4e-3 / epoch,
+            train={"accuracy": 0.5, "loss": 1 / 3},
+            validation={"accuracy": 0.6 + epoch / 100 + seed / 1000, "loss": 1 / 7},
+            selected=True,
+        )
+        for epoch in (1, 2)
+    ]
+    full = params.data.source == "full"
+    values: dict[str, Any] = {
+        "row": row,
+        "seed": seed,
+        "fingerprint": f"{row}-{seed}",
+        "experiment_name": "protodl",
+        "run_id": f"{seed}" * 32,
+        "parent_run_id": "0123456789abcdef" * 2,
+        "parameters": params.experiment(row).model_dump(),
+        "environment": ENVIRONMENT,
+        "start_ms": 1_700_000_000_000,
+        "end_ms": 1_700_000_009_000,
+        "train_seconds": 100 / 3 + seed,
+        "num_epochs": 2,
+        "selected_epoch": 2,
+        "num_train": 55_000 if full else 600,
+        "num_validation": params.training.validation_size,
+        "data_digest": "0123456789abcdef" * 2,
+        "history": history,
+    }
+    return SeedLog(**values | changes)
+
+
+def evaluation(log: SeedLog, accuracy: float, coverage: int = 10) -> dict[str, Any]:
+    """What the evaluation stage says of a seed."""
+    return {
+        "row": log.row,
+        "seed": log.seed,
+        "metrics": {
+            "test_accuracy": accuracy,
+            "validation_accuracy": log.history[-1].validation["accuracy"],
+            "decode_agreement": 14 / 15,
+            "purity25": 0.1 + 0.2,
+            "coverage": coverage,
+            "train_seconds": log.train_seconds,
+            "num_epochs": log.num_epochs,
+        },
+        "confusion": [[3, 1], [0, 4]],
+        "prototypes": {"class": [0, 1], "purity25": [1.0, 0.96]},
+    }
+
+
+def write_row(folder: Path, trained: Sequence[tuple[SeedLog, float]], coverage: int = 10) -> None:
+    """Write the files of a row below `folder`, given each seed's log and test accuracy."""
+    own = folder / trained[0][0].row
+    evaluations: list[dict[str, Any]] = []
+    for log, accuracy in trained:
+        log.write(own / "training" / f"seed-{log.seed}.json")
+        # Coverage falls from seed to seed, so that the least one is not the first.
+        evaluations.append(evaluation(log, accuracy, coverage - len(evaluations)))
+        write_json(evaluations[-1], own / "evaluation" / f"seed-{log.seed}.json")
+    write_json(summarise(evaluations), own / "metrics.json")
+    for index, name in enumerate(PICTURES):
+        picture = np.full((20 + index, 30, 3), 40 * index, np.uint8)
+        picture[3:9] = (index, 200, 100)
+        path = own / "pictures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+
+
+def write_rows(folder: Path, params: Params, accuracies: Mapping[str, Sequence[float]]) -> None:
+    """Write the files of several rows, given the test accuracy of each of their seeds."""
+    for row, values in accuracies.items():
+        logs = [training(params, row, seed) for seed in params.seeds]
+        write_row(folder, list(zip(logs, values, strict=True)))

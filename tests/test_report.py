@@ -1,0 +1,243 @@
+"""The report stage and MLflow's side of the table, on real files and real stores."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+
+from protodl import tracking
+from protodl.checkpoint import save_network
+from protodl.config import ModelConfig, Params
+from protodl.models import Classifier, PrototypeNetwork
+from protodl.records import SeedLog
+from protodl.results import ResultsError, read_rows
+from protodl.sync import sync_project, tracked_rows
+from protodl.tables import results_table
+from stages import report
+from tests.row_files import training, write_params, write_row, write_rows
+
+MNIST = {"dataset": "mnist", "model": {"num_prototypes": 1}}
+EXPERIMENTS = {
+    "mnist-small-deconv": MNIST,
+    "mnist-small-upconv": {**MNIST, "preset": "port"},
+    "own": {"dataset": "cifar10"},
+}
+ACCURACIES = {
+    "mnist-small-deconv": [0.99, 2 / 3],
+    "mnist-small-upconv": [0.9921, 0.992],
+    "own": [0.7, 1 / 3],
+}
+OUTPUTS = ("RESULTS.md", "results/results.json", "results/overview.png")
+
+
+@pytest.fixture
+def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A project whose rows were trained in its MLflow store and measured."""
+    monkeypatch.chdir(project)
+    params = write_params(project, EXPERIMENTS, seeds=[0, 1])
+    for row, accuracies in ACCURACIES.items():
+        logs = [train(training(params, row, seed)) for seed in params.seeds]
+        write_row(Path("results/rows"), list(zip(logs, accuracies, strict=True)))
+    return params
+
+
+def train(log: SeedLog) -> SeedLog:
+    """Record a training live; gives the log with the ids of its runs."""
+    names = ("row", "seed", "fingerprint", "parameters", "environment", "data_digest")
+    counts = ("num_train", "num_validation")
+    with tracking.start_seed(**{name: getattr(log, name) for name in (*names, *counts)}) as tracker:
+        for epoch in log.history:
+            tracker.log_epoch(epoch)
+    ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
+    return log.model_copy(update=ids)
+
+
+def run_stage(monkeypatch: pytest.MonkeyPatch) -> int:
+    arguments = ["--params", "params.yaml", "--rows", "results/rows", "--models", "models"]
+    arguments += ["--markdown", "RESULTS.md", "--results", "results/results.json"]
+    arguments += ["--overview", "results/overview.png"]
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    return report.main()
+
+
+def outputs(root: Path) -> dict[str, bytes]:
+    return {name: (root / name).read_bytes() for name in OUTPUTS}
+
+
+def client() -> MlflowClient:
+    return MlflowClient(tracking.tracking_uri())
+
+
+def num_runs() -> int:
+    experiment = client().get_experiment_by_name("protodl")
+    return len(client().search_runs([experiment.experiment_id])) if experiment else 0
+
+
+def move_to_empty_store(
+    project: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(migrated_database, project / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'other.db'}")
+
+
+def test_the_report_and_its_table_in_mlflow(
+    params: Params, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_stage(monkeypatch) == 0
+    rows = read_rows(params, project / "results/rows")
+    written = json.loads((project / "results/results.json").read_text())
+    assert written == [row.model_dump(mode="json") for row in rows]
+    assert [row["row"] for row in written] == list(EXPERIMENTS)
+    page = (project / "RESULTS.md").read_text()
+    assert results_table(rows) in page
+    assert "](results/rows/own/pictures/samples.png)" in page
+    with Image.open(project / "results/overview.png") as overview:
+        assert overview.size == (30, 40)  # the first rows of mnist and of cifar10
+
+    shutil.rmtree(project / "results")  # MLflow alone is left
+    assert tracked_rows(params) == rows
+    first = client().get_run(rows[0].run_id)
+    pictures = client().list_artifacts(rows[0].run_id, "pictures")
+    assert len(pictures) == 6
+    assert first.data.metrics["published_accuracy"] == 0.9902
+    experiment = client().get_experiment_by_name("protodl")
+    assert experiment is not None
+    assert results_table(rows) == experiment.tags["mlflow.note.content"]
+
+
+def test_a_second_report_gives_the_same_bytes_and_no_new_run(
+    params: Params, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_stage(monkeypatch) == 0
+    before, runs = outputs(project), num_runs()
+    assert runs == 9
+    assert run_stage(monkeypatch) == 0
+    assert (outputs(project), num_runs()) == (before, runs)
+    assert sync_project(params, Path("results/rows"), Path("models")) == ([], [])
+
+
+def test_an_empty_store_is_refilled_with_the_same_table(
+    params: Params, project: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move_to_empty_store(project, migrated_database, monkeypatch)
+    created, left_out = sync_project(params, Path("results/rows"), Path("models"))
+    assert (len(created), left_out) == (6, [])
+    rows = read_rows(params, Path("results/rows"))
+    read = tracked_rows(params)
+    assert [row.model_copy(update={"run_id": ""}) for row in read] == [
+        row.model_copy(update={"run_id": ""}) for row in rows
+    ]
+    for ours, theirs in zip(rows, read, strict=True):
+        tags = client().get_run(theirs.run_id).data.tags
+        assert tags["trained_run_id"] == ours.run_id  # how RESULTS.md says it is found
+    artifacts = [file.path for file in client().list_artifacts(created[0])]
+    assert sorted(artifacts) == ["confusion.json", "prototypes.json"]
+
+
+def test_trouble_with_mlflow_leaves_the_report_as_it_is(
+    params: Params,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_stage(monkeypatch) == 0
+    before = outputs(project)
+    for name in OUTPUTS:
+        (project / name).unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'params.yaml' / 'x.db'}")
+    assert run_stage(monkeypatch) == 0
+    assert outputs(project) == before
+    assert "warning: MLflow was not brought up to date" in capsys.readouterr().err
+    assert params.experiments
+
+
+def test_a_row_without_results_stops_the_report_but_not_the_others_sync(
+    params: Params,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (project / "results/rows/own/metrics.json").unlink()
+    assert run_stage(monkeypatch) == 1
+    assert "row 'own' has no result" in capsys.readouterr().err
+    assert not (project / "RESULTS.md").exists()
+    created, (reason,) = sync_project(params, Path("results/rows"), Path("models"))
+    assert created == []
+    assert "own" in reason
+    fewer = write_params(project, {row: EXPERIMENTS[row] for row in list(EXPERIMENTS)[:2]}, [0, 1])
+    assert len(tracked_rows(fewer)) == 2
+    with pytest.raises(ResultsError, match="no result of row 'own'"):
+        tracked_rows(params)
+
+
+def test_a_missing_picture_is_named(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("results/rows/own/pictures/weights.png").unlink()
+    assert run_stage(monkeypatch) == 1
+    assert (
+        "pictures/weights.png: missing; run `dvc repro prototypes@own`" in capsys.readouterr().err
+    )
+    assert not Path("RESULTS.md").exists()
+    assert params.experiments
+
+
+def test_mlflow_s_latest_result_must_be_of_these_parameters(params: Params, project: Path) -> None:
+    rows, models = Path("results/rows"), Path("models")
+    sync_project(params, rows, models)
+    changed = write_params(project, {"own": {"dataset": "cifar10", "epochs": 7}}, [0, 1])
+    logs = [train(training(changed, "own", s, fingerprint=f"x{s}")) for s in (0, 1)]
+    write_row(project / "elsewhere", [(log, 0.9) for log in logs])
+    sync_project(changed, project / "elsewhere", models)
+    assert tracked_rows(changed)[0].test_accuracy_mean == 0.9
+    with pytest.raises(ResultsError, match=r"epochs = 7, params.yaml has 20; `protodl sync`"):
+        tracked_rows(params)
+    sync_project(params, rows, models)
+    assert tracked_rows(params) == read_rows(params, rows)
+
+
+def test_a_row_that_was_never_reported_in_full_is_named(params: Params) -> None:
+    row = params.experiments["own"]
+    log = training(params, "own", 0)
+    tracking.log_row([log], {"test_accuracy": 0.5}, {}, {})
+    only = Params(seeds=[0], experiments={"own": row})
+    with pytest.raises(ResultsError, match=r"row 'own' lacks 'num_seeds'; `protodl sync`"):
+        tracked_rows(only)
+
+
+def test_the_networks_on_this_machine_are_served(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    params = write_params(project, {"mnist-small-deconv": MNIST}, seeds=[0, 1])
+    write_rows(Path("results/rows"), params, {"mnist-small-deconv": [0.9, 0.8]})
+    network = PrototypeNetwork(ModelConfig(num_prototypes=1), 1, 28, 10).eval()
+    save_network(network, Path("models/mnist-small-deconv/seed-1.pt"))
+    sync_project(params, Path("results/rows"), Path("models"))
+    champion = client().get_model_version_by_alias("protodl-mnist", "champion")
+    assert (str(champion.version), champion.tags["seed"]) == ("1", "1")
+    loaded = mlflow.pyfunc.load_model("models:/protodl-mnist@champion")
+    images = np.random.default_rng(0).random((3, 1, 28, 28), dtype=np.float32)
+    expected = Classifier(network)(torch.from_numpy(images)).detach().numpy()
+    np.testing.assert_allclose(loaded.predict(images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_stacked_pictures_keep_their_size_and_colours(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 10), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (20, 5), "blue").convert("P").save(tmp_path / "b.png")
+    for name in ("one.png", "two.png"):
+        report.stack_pictures([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / name)
+    with Image.open(tmp_path / "one.png") as stacked:
+        assert stacked.size == (30, 15)
+        places = [(0, 0), (29, 9), (0, 10), (19, 14), (20, 10)]
+        colours = [stacked.getpixel(place) for place in places]
+    red, blue, white = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+    assert colours == [red, red, blue, blue, white]
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
