@@ -36,7 +36,7 @@ check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 	mypy
 	lint-imports
 	protodl check
-	dvc stage list --quiet
+	dvc stage list >/dev/null
 
 repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv for one row, JOBS=2 side by side
 	protodl run $(ROW) $(if $(JOBS),-j $(JOBS))

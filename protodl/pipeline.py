@@ -51,7 +51,9 @@ def run_pipeline(root: Path, rows: Sequence[str], workers: int = 1) -> None:
             f"failed: {', '.join(failed)} (the reason stands above); the table was not rebuilt. "
             "Correct it and run the same command again; finished rows are not repeated."
         )
-    _repro(root, [f"{stage}@{row}" for row in rows for stage in ROW_STAGES])
+    _repro(root, [name for row in rows for name in _stages(row)])
+    if rows:
+        print("the table of all rows follows with `make repro`, or `protodl run` without a row")
 
 
 def _rows_in(changed: set[str], rows: Mapping[str, object]) -> list[str]:

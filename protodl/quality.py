@@ -10,6 +10,7 @@ from torch import Tensor
 
 from protodl.datasets import Split
 from protodl.evaluation import batches
+from protodl.explain import prototype_classes
 from protodl.models import PrototypeNetwork
 
 PURITY_NEIGHBOURS = 25
@@ -67,14 +68,6 @@ def measure_quality(network: PrototypeNetwork, train: Split) -> PrototypeQuality
         ).cpu(),
         num_classes=network.num_classes,
     )
-
-
-def prototype_classes(head_weight: Tensor) -> Tensor:
-    """Class (P,) of each prototype from the head's weight (K, P): the most negative one.
-
-    The head acts on distances, so a negative weight makes closeness evidence for the class.
-    """
-    return head_weight.argmin(dim=0)
 
 
 def class_dominance(head_weight: Tensor) -> Tensor:

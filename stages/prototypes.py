@@ -21,9 +21,8 @@ from protodl.datasets import (
     load_split,
     to_unit_interval,
 )
-from protodl.explain import contributions
+from protodl.explain import contributions, prototype_classes
 from protodl.models import NetworkOutput, PrototypeNetwork
-from protodl.quality import prototype_classes
 from protodl.records import SeedLog
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def explain_case(
 
 
 def draw_row(options: argparse.Namespace) -> None:
-    """Draw every picture of a row and show them in its MLflow run."""
+    """Draw every picture of a row; the report stage shows them in MLflow."""
     params = load_params(options.params)
     info = DATASETS[params.experiment(options.row).dataset]
     settings = params.training
@@ -116,9 +115,6 @@ def draw_row(options: argparse.Namespace) -> None:
     details = json.loads((options.details / f"seed-{first}.json").read_text())
     confusion = figures.confusion_figure(np.array(details["confusion"]), info.class_names)
     figures.save(confusion, options.output / "confusion.png")
-    from protodl import tracking  # late: MLflow takes seconds to import
-
-    tracking.log_pictures(logs, sorted(options.output.glob("*.png")))
 
 
 def main() -> int:

@@ -5,13 +5,12 @@ import torch
 
 from protodl.config import ModelConfig
 from protodl.datasets import Split
-from protodl.explain import baseline, contributions
+from protodl.explain import baseline, contributions, prototype_classes
 from protodl.models import PrototypeNetwork
 from protodl.quality import (
     PrototypeQuality,
     class_dominance,
     measure_quality,
-    prototype_classes,
     purity,
 )
 

@@ -1,0 +1,229 @@
+"""The pipeline as a whole: its deps are its imports; a real `dvc repro` on the sample."""
+
+import ast
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from protodl.records import SeedLog
+
+ROOT = Path(__file__).parents[1]
+OBSERVERS = ("protodl/tracking/", "protodl/sync.py")  # they watch and cannot change an output
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Files of this project that a module imports, also late; imports for types only left out."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from _files([node.module, *(f"{node.module}.{a.name}" for a in node.names)])
+        elif isinstance(node, ast.Import):
+            yield from _files([alias.name for alias in node.names])
+
+
+def _files(modules: list[str]) -> Iterator[str]:
+    for module in modules:
+        place = module.replace(".", "/")
+        for name in (f"{place}.py", f"{place}/__init__.py"):
+            if (ROOT / name).is_file() and name != "protodl/__init__.py":
+                yield name
+
+
+def closure(script: str) -> set[str]:
+    found: set[str] = set()
+    todo = [script]
+    while todo:
+        name = todo.pop()
+        if name not in found and not name.startswith(OBSERVERS):
+            found.add(name)
+            todo += imports(ROOT / name)
+    return found
+
+
+def stage_definitions() -> dict[str, dict[str, Any]]:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: stage.get("do", stage) for name, stage in stages.items()}
+
+
+@pytest.mark.parametrize("stage", list(stage_definitions()))
+def test_deps_of_a_stage_are_exactly_the_modules_it_runs(stage: str) -> None:
+    deps = stage_definitions()[stage]["deps"]
+    listed = {dep for dep in deps if dep.endswith(".py")}
+    assert listed == closure(f"stages/{stage}.py")
+
+
+def test_fingerprint_covers_the_sources_that_dvc_watches() -> None:
+    from stages.train import SOURCES
+
+    names = {path.relative_to(ROOT).as_posix() for path in SOURCES}
+    assert names == closure("stages/train.py")
+
+
+def test_only_evaluation_reads_the_test_split() -> None:
+    """Selection on the test set is the first defect of the published numbers."""
+    for name, stage in stage_definitions().items():
+        reads = [dep for dep in stage["deps"] if dep.startswith("data/${")]
+        whole = [dep for dep in reads if not dep.endswith("/train.pt")]
+        assert bool(whole) == (name == "evaluate"), name
+
+
+PARAMS = """
+seeds: [0]
+data: {source: sample}
+training: {validation_size: 400, pictures_every: 1}
+experiments:
+  grey: {dataset: mnist, model: {num_prototypes: 4}, epochs: 2, optimizer: {lr: 4e-3}}
+  colour: {dataset: cifar10, model: {decoder: upconv}, epochs: 1, optimizer: {lr: 5e-3}}
+"""
+
+
+class Project:
+    """A copy of this project, a git and DVC repository of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("protodl", "stages", "data/sample"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        for name in ("dvc.yaml", ".gitignore", ".dvcignore", "data/.gitignore", ".dvc/config"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+        self.write_params(PARAMS)
+        self.git("init", "-q")
+        self.commit()
+
+    def write_params(self, text: str) -> None:
+        (self.folder / "params.yaml").write_text(text)
+
+    def git(self, *arguments: str) -> None:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=self.folder, check=True)
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "state")
+
+    def dvc(self, *arguments: str) -> str:
+        left_out = {"DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"}
+        environment = {k: v for k, v in os.environ.items() if k not in left_out}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def would_run(self) -> set[str]:
+        """Stages that `dvc repro` would run now, as far as they are known beforehand."""
+        lines = self.dvc("repro", "--dry").splitlines()
+        return {line.split("'")[1] for line in lines if line.startswith("Running stage")}
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text())
+
+
+@pytest.fixture(name="project", scope="module")
+def _project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """After one whole `dvc repro`."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.dvc("repro")
+    project.commit()
+    return project
+
+
+def test_repro_makes_table_models_curves_and_pictures(project: Project) -> None:
+    rows = project.read("results/results.json")
+    assert [row["row"] for row in rows] == ["grey", "colour"]
+    assert all(0 <= row["test_accuracy_mean"] <= 1 for row in rows)
+    assert "not comparable" in (project.folder / "RESULTS.md").read_text().lower()
+    for row, prototypes in (("grey", 4), ("colour", 15)):
+        folder = project.folder / "results" / "rows" / row
+        pictures = {path.stem for path in (folder / "pictures").glob("*.png")}
+        expected = {"samples", "prototypes", "curves", "weights", "confusion", "reasons"}
+        assert pictures == expected
+        assert (project.folder / "models" / row / "seed-0.pt").is_file()
+        log = SeedLog.read(folder / "training" / "seed-0.json")
+        with (folder / "curves.csv").open() as file:
+            curves = list(csv.DictReader(file))
+        assert len(curves) == log.num_epochs == len(log.history)
+        details = project.read(f"results/rows/{row}/evaluation/seed-0.json")
+        assert len(details["prototypes"]["class"]) == prototypes
+        assert sum(map(sum, details["confusion"])) == (500 if row == "grey" else 400)
+
+
+def test_a_second_repro_runs_nothing(project: Project) -> None:
+    assert "Running stage" not in project.dvc("repro")
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        (("lr: 4e-3", "lr: 1e-3"), {"check", "train@grey"}),
+        (("  grey:", "  # a comment\n  grey:"), set()),
+        (("num_prototypes: 4", "num_prototypes: 5"), {"check", "train@grey"}),
+        (
+            ("  grey:", "  new: {dataset: mnist, epochs: 1}\n  grey:"),
+            {"check", "train@new", "evaluate@new", "prototypes@new"},
+        ),
+    ],
+    ids=["one lr", "a comment", "one width", "a row more"],
+)
+def test_an_edit_runs_what_it_changes(
+    project: Project, change: tuple[str, str], stages: set[str]
+) -> None:
+    project.write_params(PARAMS.replace(*change))
+    try:
+        first = {stage for stage in project.would_run() if stage != "report"}
+    finally:
+        project.write_params(PARAMS)
+    # What follows from a changed stage is only known once it has run.
+    follow = {
+        stage.replace("train", later) for stage in stages for later in ("evaluate", "prototypes")
+    }
+    assert stages <= first <= stages | follow
+
+
+def test_a_removed_row_leaves_the_table(project: Project) -> None:
+    kept = "\n".join(line for line in PARAMS.splitlines() if not line.startswith("  colour"))
+    project.write_params(kept)
+    try:
+        output = project.dvc("repro")
+        assert "train@" not in output
+        assert [row["row"] for row in project.read("results/results.json")] == ["grey"]
+        assert "colour" not in (project.folder / "RESULTS.md").read_text()
+    finally:
+        project.write_params(PARAMS)
+
+
+def test_a_wrong_params_file_stops_before_any_work(project: Project) -> None:
+    project.write_params(PARAMS.replace("epochs: 2", "epoch: 2"))
+    try:
+        with pytest.raises(AssertionError, match="did you mean 'epochs'") as error:
+            project.dvc("repro")
+        assert "train@" not in str(error.value)
+    finally:
+        project.write_params(PARAMS)
+
+
+def test_dvc_metrics_and_plots_show_the_rows(project: Project) -> None:
+    shown = project.dvc("metrics", "show", "--md")
+    assert "mean.test_accuracy" in shown
+    assert "results/rows/grey/metrics.json" in shown.replace("\\", "/")
+    project.dvc("plots", "show", "-o", str(project.folder / "dvc_plots"))
+    assert "validation_accuracy" in (project.folder / "dvc_plots" / "index.html").read_text()
