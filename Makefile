@@ -28,7 +28,7 @@ demo: $(INSTALLED) ## all seven rows on the embedded sample, offline, in a few m
 	protodl demo
 
 test: $(INSTALLED) ## run the tests, offline
-	python -m pytest $(ARGS)
+	python -m pytest -n auto --maxprocesses 4 --dist loadscope $(ARGS)
 
 check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 	ruff check .

@@ -1,6 +1,7 @@
 """The classifier as it is served: logged, and registered under its data set's name."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -35,20 +36,23 @@ def log_model(
     scores = _predict(module, model.example)
     logged = store.client.create_logged_model(store.experiment_id, facts.row, run_id)
     packages = ("mlflow", "numpy", "torch")
-    mlflow.pytorch.log_model(
-        module,
-        name=facts.row,
-        run_id=run_id,
-        model_id=logged.model_id,
-        step=step,
-        serialization_format="pt2",
-        input_example=model.example,
-        signature=infer_signature(model.example, scores),
-        # Without `+cpu`, which the package index does not know.
-        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in packages],
-        metadata={"row": facts.row, "seed": facts.seed, "class_names": list(model.class_names)},
-        validate_serving_input=False,
-    )
+    with warnings.catch_warnings():
+        # About weights on other devices; these are on the CPU.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        mlflow.pytorch.log_model(
+            module,
+            name=facts.row,
+            run_id=run_id,
+            model_id=logged.model_id,
+            step=step,
+            serialization_format="pt2",
+            input_example=model.example,
+            signature=infer_signature(model.example, scores),
+            # Without `+cpu`, which the package index does not know.
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in packages],
+            metadata={"row": facts.row, "seed": facts.seed, "class_names": list(model.class_names)},
+            validate_serving_input=False,
+        )
     _register(store, facts, run_id, str(logged.model_id), accuracy)
 
 
