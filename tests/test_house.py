@@ -84,7 +84,9 @@ def test_no_file_names(what: str, pattern: str) -> None:
 
 
 def test_make_alone_prints_one_line_a_target() -> None:
-    printed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     lines = printed.splitlines()
     assert {line.split()[1] for line in lines} == TARGETS
     assert all(re.match(r"make \w+ +\w", line) for line in lines)

@@ -183,7 +183,7 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
         (("num_prototypes: 4", "num_prototypes: 5"), {"check", "train@grey"}),
         (
             ("  grey:", "  new: {dataset: mnist, epochs: 1}\n  grey:"),
-            {"check", "train@new", "evaluate@new", "prototypes@new"},
+            {"check", "train@new"},
         ),
     ],
     ids=["one lr", "a comment", "one width", "a row more"],
@@ -208,7 +208,7 @@ def test_a_removed_row_leaves_the_table(project: Project) -> None:
     project.write_params(kept)
     try:
         output = project.dvc("repro")
-        assert "train@" not in output
+        assert "Running stage 'train@" not in output
         assert [row["row"] for row in project.read("results/results.json")] == ["grey"]
         assert "colour" not in (project.folder / "RESULTS.md").read_text()
     finally:
@@ -220,7 +220,7 @@ def test_a_wrong_params_file_stops_before_any_work(project: Project) -> None:
     try:
         with pytest.raises(AssertionError, match="did you mean 'epochs'") as error:
             project.dvc("repro")
-        assert "train@" not in str(error.value)
+        assert "Running stage 'train@" not in str(error.value)
     finally:
         project.write_params(PARAMS)
 
