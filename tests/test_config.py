@@ -108,6 +108,8 @@ def test_the_projects_own_params_are_valid_and_spell_out_every_key() -> None:
     """`dvc exp run -S` can only change a key that stands there."""
     params = load_params(ROOT / "params.yaml")
     assert len(params.experiments) == 7
+    large = params.experiment("cifar10-large-upconv")
+    assert (large.model.architecture, large.loss.reconstruction_norm) == ("large", "l1")
     written = yaml.safe_load((ROOT / "params.yaml").read_text())
     for row, experiment in params.experiments.items():
         everything = experiment.model_dump(exclude={"preset"})

@@ -71,8 +71,10 @@ def test_fingerprint_covers_the_sources_that_dvc_watches() -> None:
     assert names == closure("stages/train.py")
 
 
-def test_only_evaluation_reads_the_test_split() -> None:
+def test_only_evaluation_reads_the_test_split_and_never_augments_it() -> None:
     """Selection on the test set is the first defect of the published numbers."""
+    assert "protodl/augment.py" in closure("stages/train.py")
+    assert "protodl/augment.py" not in closure("stages/evaluate.py")
     for name, stage in stage_definitions().items():
         reads = [dep for dep in stage["deps"] if dep.startswith("data/${")]
         whole = [dep for dep in reads if not dep.endswith("/train.pt")]
@@ -137,6 +139,18 @@ class Project:
         # A dry run ends with an error where a new row's model is not there yet to be looked at.
         lines = self.run_dvc("repro", "--dry").stdout.splitlines()
         return {line.split("'")[1] for line in lines if line.startswith("Running stage")}
+
+    def git_show(self, experiment: str, name: str) -> str:
+        """A file as a DVC experiment left it."""
+        list_refs = ["git", "for-each-ref", "--format=%(refname)", "refs/exps"]
+        found = subprocess.run(
+            list_refs, cwd=self.folder, capture_output=True, text=True, check=True
+        ).stdout.split()
+        (ref,) = [each for each in found if each.endswith(f"/{experiment}")]
+        show = ["git", "show", f"{ref}:{name}"]
+        return subprocess.run(
+            show, cwd=self.folder, capture_output=True, text=True, check=True
+        ).stdout
 
     def read(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text())
@@ -223,6 +237,30 @@ def test_a_wrong_params_file_stops_before_any_work(project: Project) -> None:
         assert "Running stage 'train@" not in str(error.value)
     finally:
         project.write_params(PARAMS)
+
+
+def test_an_experiment_in_a_temporary_copy_is_linked_to_its_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.git("checkout", "-q", ".")
+    change = "experiments.grey.optimizer.lr=1e-3"  # a string to PyYAML
+    project.dvc("exp", "run", "--temp", "--name", "slower", "-S", change)
+    shown = json.loads(project.dvc("exp", "show", "--json"))
+    assert '"slower"' in json.dumps(shown)
+    monkeypatch.setenv("DVC_ROOT", str(project.folder))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # the project's own store, not a copy's
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("protodl")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.dvc_experiment = 'slower'")
+    assert {run.data.tags["row"] for run in runs} == {"grey"}
+    assert {run.data.params["optimizer.lr"] for run in runs} == {"0.001"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    ids = {run.info.run_id for run in runs}
+    log = project.git_show("slower", "results/rows/grey/training/seed-0.json")
+    assert SeedLog.model_validate_json(log).run_id in ids
 
 
 def test_dvc_metrics_and_plots_show_the_rows(project: Project) -> None:

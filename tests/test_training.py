@@ -215,6 +215,7 @@ def test_data_initialisation_takes_the_classes_in_turn() -> None:
     network = build_network(experiment, TRAIN, 0)
     chosen = TRAIN.images[choose_cases(TRAIN.labels, 15, 0)] / 255
     torch.testing.assert_close(network.prototypes, network.encode(chosen))
+    assert network.prototypes.min() >= 0  # where a ReLU encoder's codes can be
 
 
 def test_golden_loss_curve(whole: FitResult) -> None:
