@@ -754,6 +754,7 @@ def _confusion_shades(counts: Ints) -> Pixels:
 # --- why: a case and its nearest prototypes ---------------------------------------------------
 
 BOX, STEP = 144, 164  # a picture, and from one to the next
+HEAD = 46  # height of the words above the first case
 VERDICT, REASONS = MARGIN + 2 * STEP + 79, MARGIN + 2 * STEP + 178  # middle of one, left of other
 
 
@@ -778,7 +779,7 @@ def reasons_figure(cases: Sequence[Case]) -> Figure:
     _need(bool(cases), "reasons_figure: no case")
     shown = max(len(case.prototypes) for case in cases)
     _need(shown > 0, "reasons_figure: a case without a prototype")
-    page = _Page(REASONS + shown * STEP + 8, 46 + len(cases) * 236)
+    page = _Page(REASONS + shown * STEP + 8, HEAD + len(cases) * 236)
     heads = (
         (MARGIN + BOX / 2, "This image"),
         (MARGIN + STEP + BOX / 2, "(reconstructed)"),
@@ -788,11 +789,28 @@ def reasons_figure(cases: Sequence[Case]) -> Figure:
     for middle, words in heads:
         page.text(middle, 20, words, size=8, weight="normal" if "(" in words else "bold")
     for index, case in enumerate(cases):
-        y = 46 + index * 236
+        y = HEAD + index * 236
         if index:
             page.rule(MARGIN, y - 9, REASONS + shown * STEP - 20)
         _draw_case(page, case, y + 6)
     return page.figure
+
+
+def stack_reasons(pictures: Sequence[Path], output: Path) -> None:
+    """Put saved reasons figures below each other, the words at their head once."""
+    opened = [Image.open(path).convert("RGB") for path in pictures]
+    parts = [
+        picture.crop((0, HEAD if index else 0, picture.width, picture.height))
+        for index, picture in enumerate(opened)
+    ]
+    size = (max(part.width for part in parts), sum(part.height for part in parts))
+    page = Image.new("RGB", size, "white")
+    top = 0
+    for part in parts:
+        page.paste(part, (0, top))
+        top += part.height
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(_png(page))
 
 
 def _draw_case(page: _Page, case: Case, y: int) -> None:

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
+from protodl import figures
 from protodl.config import ConfigError, Params, load_params
 from protodl.results import ResultRow, ResultsError, read_rows
 from protodl.tables import PICTURES, results_page, shortfall
@@ -23,7 +22,7 @@ def report(options: argparse.Namespace) -> None:
     data = [row.model_dump(mode="json") for row in rows]
     write_text(json.dumps(data, indent=1) + "\n", options.results)
     write_text(results_page(rows, params, folder), options.markdown)
-    stack_pictures(overview_pictures(rows, options.rows), options.overview)
+    figures.stack_reasons(overview_pictures(rows, options.rows), options.overview)
     print(f"{options.markdown}: {len(rows)} rows. {shortfall(rows)}".rstrip(), flush=True)
     track(params, options.rows, options.models)
 
@@ -49,19 +48,6 @@ def overview_pictures(rows: Sequence[ResultRow], folder: Path) -> list[Path]:
     for row in rows:
         first.setdefault(row.dataset, row.row)
     return [folder / row / "pictures" / "reasons.png" for row in first.values()]
-
-
-def stack_pictures(paths: Sequence[Path], output: Path) -> None:
-    """Put pictures below each other on white; the same pictures give the same bytes."""
-    pictures = [Image.open(path).convert("RGB") for path in paths]
-    size = (max(each.width for each in pictures), sum(each.height for each in pictures))
-    page = Image.new("RGB", size, "white")
-    y = 0
-    for picture in pictures:
-        page.paste(picture, (0, y))
-        y += picture.height
-    output.parent.mkdir(parents=True, exist_ok=True)
-    page.save(output, "PNG", optimize=True)
 
 
 def track(params: Params, rows: Path, models: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from protodl import tracking
+from protodl import figures, tracking
 from protodl.checkpoint import save_network
 from protodl.config import ModelConfig, Params
 from protodl.models import Classifier, PrototypeNetwork
@@ -229,15 +229,18 @@ def test_the_networks_on_this_machine_are_served(
     np.testing.assert_allclose(loaded.predict(images), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_stacked_pictures_keep_their_size_and_colours(tmp_path: Path) -> None:
-    Image.new("RGB", (30, 10), "red").save(tmp_path / "a.png")
-    Image.new("RGB", (20, 5), "blue").convert("P").save(tmp_path / "b.png")
+def test_stacked_reasons_keep_sizes_and_colours_and_one_head(tmp_path: Path) -> None:
+    head = figures.HEAD
+    Image.new("RGB", (30, head + 10), "red").save(tmp_path / "a.png")
+    second = Image.new("RGB", (20, head + 5), "blue")
+    second.paste("green", (0, 0, 20, head))
+    second.save(tmp_path / "b.png")
     for name in ("one.png", "two.png"):
-        report.stack_pictures([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / name)
+        figures.stack_reasons([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / name)
     with Image.open(tmp_path / "one.png") as stacked:
-        assert stacked.size == (30, 15)
-        places = [(0, 0), (29, 9), (0, 10), (19, 14), (20, 10)]
-        colours = [stacked.getpixel(place) for place in places]
+        assert stacked.size == (30, head + 15)
+        places = [(0, 0), (29, head + 9), (0, head + 10), (19, head + 14), (20, head + 10)]
+        colours = [stacked.convert("RGB").getpixel(place) for place in places]
     red, blue, white = (255, 0, 0), (0, 0, 255), (255, 255, 255)
     assert colours == [red, red, blue, blue, white]
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
