@@ -95,7 +95,7 @@ def write_row(folder: Path, trained: Sequence[tuple[SeedLog, float]], coverage: 
         write_json(evaluations[-1], own / "evaluation" / f"seed-{log.seed}.json")
     write_json(summarise(evaluations), own / "metrics.json")
     for index, name in enumerate(PICTURES):
-        picture = np.full((20 + index, 30, 3), 40 * index, np.uint8)
+        picture = np.full((60 + index, 30, 3), 40 * index, np.uint8)
         picture[3:9] = (index, 200, 100)
         path = own / "pictures" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
