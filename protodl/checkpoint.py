@@ -73,14 +73,18 @@ def load_network(path: Path) -> PrototypeNetwork:
     Raises:
         CheckpointError: the file is missing or not a network.
     """
-    data = read(path, "train it: dvc repro train@<row>")
-    network = PrototypeNetwork(
-        ModelConfig.model_validate_json(data["model"]),
-        data["channels"],
-        data["image_size"],
-        data["num_classes"],
-    )
-    network.load_state_dict(data["state_dict"])
+    remedy = "train it: dvc repro train@<row>"
+    data = read(path, remedy)
+    try:
+        network = PrototypeNetwork(
+            ModelConfig.model_validate_json(data["model"]),
+            data["channels"],
+            data["image_size"],
+            data["num_classes"],
+        )
+        network.load_state_dict(data["state_dict"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is not a network of this version; {remedy}") from error
     return network.eval()
 
 

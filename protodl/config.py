@@ -2,9 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -21,11 +21,12 @@ from pydantic import (
 
 DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
 PresetName = Literal["paper", "port"]
-RowName = str
+ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what torch's generators take
 
 # The two published variants (Li et al. 2018 with its TensorFlow code; the PyTorch port): what a row
 # with `preset:` starts from. A key written in the row wins over the preset.
-PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "model": {
             "distance": "squared_euclidean",
@@ -102,7 +103,7 @@ class LossConfig(Section):
     reconstruction: NonNegativeFloat = 1.0
     r1: NonNegativeFloat = 1.0
     r2: NonNegativeFloat = 1.0
-    reconstruction_norm: Literal["l2", "squared_l2", "l1"] = "l2"
+    reconstruction_norm: ReconstructionNorm = "l2"
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> Self:
@@ -149,9 +150,8 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _start_from_preset(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or data.get("preset") not in PRESETS:
-            return data
-        return _merge(PRESETS[data["preset"]], data)
+        name = data.get("preset") if isinstance(data, Mapping) else None
+        return _merge(PRESETS[name], data) if isinstance(name, str) and name in PRESETS else data
 
 
 class DataConfig(Section):
@@ -164,7 +164,7 @@ class TrainingConfig(Section):
     """Settings that all rows share."""
 
     validation_size: PositiveInt = 5000
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: NonNegativeInt = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -176,10 +176,10 @@ class TrainingConfig(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    seeds: list[NonNegativeInt] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
-    experiments: dict[RowName, Experiment] = Field(min_length=1)
+    experiments: dict[str, Experiment] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _sound_names_and_seeds(self) -> Self:
@@ -210,10 +210,13 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark
-                )
+            problem = None
+            if not isinstance(key, Hashable):
+                problem = f"{key!r} cannot be a key"
+            elif key in seen:
+                problem = f"key {key!r} stands twice"
+            if problem:
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -278,6 +281,9 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return f"{key} = {value!r}: not a valid choice{_nearest(str(value), valid)}; choices: " + (
             ", ".join(valid)
         )
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        valid = list(_section_at(location).model_fields)
+        return f"{key} = {value!r}: should hold keys; valid keys: {', '.join(valid)}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
@@ -287,10 +293,12 @@ def _explain(problem: Mapping[str, Any]) -> str:
 def _section_at(location: list[Any]) -> type[Section]:
     """The config class that stands at a key path such as ('experiments', row, 'loss')."""
     section: type[Section] = Params
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         if section is Params and part == "experiments":
+            next(parts, None)  # the row's name, which may be that of a section
             section = Experiment
-        elif part in section.model_fields:
+        else:
             annotation = section.model_fields[part].annotation
             assert isinstance(annotation, type) and issubclass(annotation, Section)
             section = annotation

@@ -207,7 +207,8 @@ def hold_out(split: Split, size: int = 5000, seed: int = 0) -> tuple[Split, Spli
     total = len(split)
     if not 0 < size < total:
         raise ValueError(
-            f"held-out size {size}: must be between 1 and {total - 1}, as there are {total} images"
+            f"params.yaml: training.validation_size = {size}: must be between 1 and {total - 1}, "
+            f"as there are {total} training images (the embedded sample is small: use 400)"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(total, generator=generator)
@@ -228,8 +229,8 @@ def _quotas(counts: list[int], size: int) -> list[int]:
     return quotas
 
 
-def to_unit_interval(images: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Scale uint8 images of any shape to exactly x / 255 in [0, 1], float32 unless told.
+def to_unit_interval(images: torch.Tensor) -> torch.Tensor:
+    """Scale uint8 images of any shape to exactly x / 255 in [0, 1], as float32.
 
     Raises:
         ValueError: the images are not uint8 (scaled twice, most likely).
@@ -238,8 +239,6 @@ def to_unit_interval(images: torch.Tensor, dtype: torch.dtype | None = None) -> 
 
     if images.dtype != torch.uint8:
         raise ValueError(f"images to scale must be uint8, not {images.dtype}")
-    dtype = dtype or torch.float32
-    wide = torch.promote_types(dtype, torch.float32)
     # A Python scalar becomes a multiplication by its reciprocal on CUDA, a bit off x / 255.
-    divisor = torch.full((), 255, dtype=wide, device=images.device)
-    return (images.to(wide) / divisor).to(dtype)
+    divisor = torch.full((), 255, dtype=torch.float32, device=images.device)
+    return images.float() / divisor

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from protodl.config import LossConfig
+from protodl.config import LossConfig, ReconstructionNorm
 from protodl.datasets import Split, to_unit_interval
-from protodl.losses import ReconstructionNorm, classification, reconstruction_error
+from protodl.losses import classification, reconstruction_error
 from protodl.models import PrototypeNetwork
 
 EVALUATION_BATCH = 500

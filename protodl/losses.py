@@ -5,16 +5,13 @@ Shapes: N images, C channels, H x W pixels, P prototypes, K classes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protodl.config import LossConfig
+from protodl.config import LossConfig, ReconstructionNorm
 from protodl.models import NetworkOutput
-
-ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
 
 
 @dataclass(frozen=True)

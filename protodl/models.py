@@ -170,6 +170,12 @@ class UpsampleDecoder(nn.Module):
         return torch.sigmoid(self.layers[-1](maps))
 
 
+DECODERS: dict[str, type[DeconvDecoder] | type[UpsampleDecoder]] = {
+    "deconv": DeconvDecoder,
+    "upconv": UpsampleDecoder,
+}
+
+
 class PrototypeNetwork(nn.Module):
     """Autoencoder, P prototypes in its code space, and a linear head on the distances to them.
 
@@ -191,9 +197,8 @@ class PrototypeNetwork(nn.Module):
         self.config = config
         self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
         self.code_shape = (widths[-1], sizes[-1], sizes[-1])
-        decoder = DeconvDecoder if config.decoder == "deconv" else UpsampleDecoder
         self.encoder = Encoder(channels, widths)
-        self.decoder = decoder(
+        self.decoder = DECODERS[config.decoder](
             (*reversed(widths), channels), sizes[::-1], _hidden_activation(config, channels)
         )
         self.prototypes = nn.Parameter(

@@ -1,5 +1,6 @@
 """What a training writes down: plain records that need neither torch nor MLflow to be read."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ class Record(BaseModel):
 
 
 class EpochRecord(Record):
-    """One epoch of one seed; loss terms are unweighted means over samples."""
+    """One epoch of one seed; `loss` is the weighted sum of the terms, the terms are unweighted."""
 
     epoch: int  # 1 is the first
     step: int  # optimizer steps so far
@@ -21,8 +22,8 @@ class EpochRecord(Record):
     seconds: float
     images_per_second: float
     learning_rate: float
-    train: dict[str, float]  # accuracy, loss and its terms, on augmented training images
-    validation: dict[str, float]  # the same on the held-out images
+    train: dict[str, float]  # accuracy, loss and terms, means over augmented training images
+    validation: dict[str, float]  # the same of the held-out images; r1 over all of them at once
     selected: bool  # the best held-out accuracy so far
 
 
@@ -53,6 +54,8 @@ class SeedLog(Record):
         return cls.model_validate_json(path.read_text(encoding="utf-8"))
 
     def write(self, path: Path) -> None:
-        """Write the log as JSON."""
+        """Write the log as JSON; it appears whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)

@@ -181,7 +181,6 @@ class Trainer:
             "augment_generator": self.augment_generator.get_state(),
             "best_state": self.best_state,
             "history": json.dumps([record.model_dump() for record in self.history]),
-            "experiment": self.experiment.model_dump_json(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -213,13 +212,13 @@ class Trainer:
         sums = torch.zeros(len(TERM_NAMES) + 2, device=self.runtime.device)
         step = len(self.history) * self.steps_per_epoch
         for batch in order.split(self.experiment.batch_size):
-            sums += self._train_step(batch, step) * len(batch)  # stays on the device: no waiting
+            sums += self.train_step(batch, step) * len(batch)  # stays on the device: no waiting
             step += 1
             hooks.on_step(len(batch))
         means = (sums / count).tolist()
         return dict(zip(("accuracy", "loss", *TERM_NAMES), means, strict=True))
 
-    def _train_step(self, batch: Tensor, step: int) -> Tensor:
+    def train_step(self, batch: Tensor, step: int) -> Tensor:
         """One optimizer step on images of indices `batch`; returns accuracy, loss and its terms."""
         experiment, runtime = self.experiment, self.runtime
         pixels = augment_pixels(

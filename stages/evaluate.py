@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from protodl.checkpoint import CheckpointError, load_network
-from protodl.config import ConfigError, Params, load_params
-from protodl.datasets import DatasetError, Split, hold_out, load_split
+from protodl.checkpoint import load_network
+from protodl.config import Params, load_params
+from protodl.datasets import Split, hold_out, load_split
 from protodl.evaluation import confusion_matrix, evaluate
 from protodl.quality import measure_quality
 from protodl.records import SeedLog
@@ -120,7 +120,7 @@ def main() -> int:
     )
     try:
         evaluate_row(parser.parse_args())
-    except (ConfigError, DatasetError, CheckpointError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

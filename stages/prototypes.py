@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from protodl import figures
-from protodl.checkpoint import CheckpointError, load_network
-from protodl.config import ConfigError, load_params
+from protodl.checkpoint import load_network
+from protodl.config import load_params
 from protodl.datasets import (
     DATASETS,
-    DatasetError,
     DatasetInfo,
     hold_out,
     load_split,
@@ -129,7 +128,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
     try:
         draw_row(parser.parse_args())
-    except (ConfigError, DatasetError, CheckpointError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

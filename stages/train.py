@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,9 +26,9 @@ from protodl import (
     runtime,
     training,
 )
-from protodl.checkpoint import CheckpointError, fingerprint, save_network
-from protodl.config import ConfigError, Experiment, TrainingConfig, load_params
-from protodl.datasets import DATASETS, DatasetError, Split, hold_out, load_split, to_unit_interval
+from protodl.checkpoint import fingerprint, save_network
+from protodl.config import Experiment, TrainingConfig, load_params
+from protodl.datasets import DATASETS, Split, hold_out, load_split, to_unit_interval
 from protodl.models import Classifier
 from protodl.records import SeedLog
 from protodl.runtime import Runtime, environment_facts, project_root, resolve_runtime
@@ -93,7 +94,13 @@ def load_row(name: str, params_path: Path, data_path: Path) -> tuple[Row, Sequen
     return row, params.seeds
 
 
-def train_seed(row: Row, seed: int, store: Path) -> None:
+def finished_log(store: Path) -> SeedLog | None:
+    """The log of a seed that was trained to the end; it is the last that is written."""
+    path = store / "log.json"
+    return SeedLog.read(path) if path.exists() else None
+
+
+def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
     """Train one seed into its folder of the checkpoint store, tracked in MLflow."""
     from protodl import tracking  # late: MLflow takes seconds to import
 
@@ -132,6 +139,7 @@ def train_seed(row: Row, seed: int, store: Path) -> None:
             history=result.history,
         )
         log.write(store / "log.json")  # last: its presence means finished
+    return log
 
 
 def _fit(row: Row, seed: int, path: Path, hooks: training.Hooks) -> FitResult:
@@ -141,20 +149,18 @@ def _fit(row: Row, seed: int, path: Path, hooks: training.Hooks) -> FitResult:
 
 
 def write_curves(logs: Sequence[SeedLog], path: Path) -> None:
-    """Write the learning curves of all seeds as one table for `dvc plots`."""
+    """Write the learning curves, means over the seeds, as a table for `dvc plots`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = [*logs[0].history[0].train]
         header = [f"{part}_{name}" for part in ("train", "validation") for name in names]
-        writer.writerow(["seed", "epoch", "learning_rate", *header])
-        for log in logs:
-            for record in log.history:
-                values = [
-                    part[name] for part in (record.train, record.validation) for name in names
-                ]
-                cells = [f"{value:.6g}" for value in (record.learning_rate, *values)]
-                writer.writerow([log.seed, record.epoch, *cells])
+        writer.writerow(["epoch", "learning_rate", *header])
+        for records in zip(*(log.history for log in logs), strict=True):
+            columns = [[record.learning_rate for record in records]]
+            columns += [[record.train[name] for record in records] for name in names]
+            columns += [[record.validation[name] for record in records] for name in names]
+            writer.writerow([records[0].epoch, *(f"{fmean(column):.6g}" for column in columns)])
 
 
 def train_row(options: argparse.Namespace) -> None:
@@ -165,9 +171,7 @@ def train_row(options: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         store = project_root() / ".protodl" / "checkpoints" / row.fingerprint(seed)
-        if not (store / "log.json").exists():
-            train_seed(row, seed, store)
-        logs.append(SeedLog.read(store / "log.json"))
+        logs.append(finished_log(store) or train_seed(row, seed, store))
         shutil.copyfile(store / "network.pt", options.models / f"seed-{seed}.pt")
         shutil.copyfile(store / "log.json", options.logs / f"seed-{seed}.json")
     write_curves(logs, options.curves)
@@ -184,7 +188,7 @@ def main() -> int:
     parser.add_argument("--curves", type=Path, required=True, help="CSV of the learning curves")
     try:
         train_row(parser.parse_args())
-    except (ConfigError, DatasetError, CheckpointError, TrainingError, ValueError) as error:
+    except (ValueError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

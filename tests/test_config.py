@@ -45,6 +45,12 @@ def load(tmp_path: Path, text: str) -> object:
         (("dataset: mnist", "dataset: mnist, dataset: mnist"), ["'dataset' stands twice"]),
         (("dataset: mnist", "loss: {classification: 0}, dataset: mnist"), ["classification is 0"]),
         (("}}", "}"), ["is not valid YAML", "line"]),
+        (("lr: 6e-4", "? {a: 1} : 2"), ["cannot be a key", "line"]),
+        (("dataset: mnist", "dataset: mnist, preset: [paper]"), ["one.preset = ['paper']"]),
+        (("optimizer: {lr: 6e-4}", "loss: 3"), ["one.loss = 3", "valid keys: classification"]),
+        (("one: {dataset", "epochs: {datset"), ["epochs.datset", "did you mean 'dataset'?"]),
+        (("one: {dataset", "model: {datset"), ["model.datset", "did you mean 'dataset'?"]),
+        (("[0, 1]", f"[{2**63}]"), [f"seeds.0 = {2**63}"]),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, change: tuple[str, str], named: list[str]) -> None:
