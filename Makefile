@@ -4,7 +4,11 @@
 SHELL := /bin/bash
 
 VENV := .venv
-INSTALLED := $(VENV)/.installed
+# CPU=1 is remembered in .venv for later calls; CPU=0 goes back to torch's usual build.
+CPU ?= $(wildcard $(VENV)/.installed-cpu)
+CPU_ONLY := $(filter-out 0,$(CPU))
+INSTALLED := $(VENV)/.installed$(if $(CPU_ONLY),-cpu)
+OTHER_BUILD := $(filter-out $(INSTALLED),$(wildcard $(VENV)/.installed $(VENV)/.installed-cpu))
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -16,8 +20,6 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo "$$python" && break; done)
 # The machine's uv where there is one that works, else the one that the rule below puts into .venv.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
-# CPU=1 at the first call is remembered in .venv for the later ones.
-CPU ?= $(wildcard $(VENV)/.cpu)
 
 .PHONY: help demo test check repro ui table sync lock clean
 
@@ -41,11 +43,11 @@ check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv for one row, JOBS=2 side by side
 	protodl run $(ROW) $(if $(JOBS),-j $(JOBS))
 
-ui: $(INSTALLED) ## open the runs in MLflow's web interface
-	protodl ui
+ui: $(INSTALLED) ## open the runs in MLflow's web interface; PORT=5001 for another port
+	protodl ui $(if $(PORT),--port $(PORT))
 
-table: $(INSTALLED) ## print the results table
-	protodl table
+table: $(INSTALLED) ## print the results table and put it into the README
+	protodl table --write README.md
 
 sync: $(INSTALLED) ## put runs that MLflow lacks into it, from the committed logs
 	protodl sync
@@ -61,10 +63,11 @@ clean: ## remove the demo and the tools' caches; data, models and runs stay
 # requirements.txt as constraints on pyproject.toml, not as the list itself: it names the CUDA
 # libraries, which a CPU-only torch does not ask for.
 $(INSTALLED): requirements.txt pyproject.toml | $(VENV)/bin/python
-	@echo "installing into $(VENV)$(if $(CPU), (CPU-only torch), (torch's usual build; CPU-only machines: make CPU=1 ...))"
-	@$(UV) pip install $(if $(CPU),--torch-backend cpu) -c requirements.txt -r pyproject.toml --extra dev
+	@echo "installing into $(VENV)$(if $(CPU_ONLY), (CPU-only torch), (torch's usual build; CPU-only machines: make CPU=1 ...))"
+	@$(UV) pip install $(if $(CPU_ONLY),--torch-backend cpu) \
+		$(if $(OTHER_BUILD),--reinstall-package torch --reinstall-package torchvision) -c requirements.txt -r pyproject.toml --extra dev
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(if $(CPU),touch $(VENV)/.cpu)
+	@rm -f $(OTHER_BUILD)
 	@touch $@
 
 $(VENV)/bin/python:

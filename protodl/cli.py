@@ -21,11 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     from protodl.pipeline import PipelineError
     from protodl.results import ResultsError
+    from protodl.tracking import TrackingError
     from protodl.workers import Stopped
 
     try:
         options.do(options)
-    except (ConfigError, PipelineError, ResultsError, OSError) as error:
+    except (ConfigError, PipelineError, ResultsError, TrackingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
@@ -93,6 +94,16 @@ def _run(options: argparse.Namespace) -> None:
     from protodl.pipeline import run_pipeline
 
     run_pipeline(project_root(), options.rows, options.jobs)
+    if not options.rows:
+        _fill_mlflow()  # the report stage does so too, but is not run where nothing has changed
+
+
+def _fill_mlflow() -> None:
+    """Create the runs that MLflow lacks, as it does after a clone; trouble is a warning."""
+    from protodl.pipeline import MODELS, ROWS
+    from protodl.sync import try_sync
+
+    try_sync(_relative("params.yaml"), _relative(ROWS), _relative(MODELS))
 
 
 def _demo(_options: argparse.Namespace) -> None:
@@ -118,8 +129,11 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _ui(options: argparse.Namespace) -> None:
-    from protodl.tracking import serve_ui
+    from protodl.demo import EXPERIMENT
+    from protodl.tracking import experiment_name, serve_ui
 
+    if experiment_name() != EXPERIMENT:  # the demo's runs are not those of these files
+        _fill_mlflow()
     try:
         serve_ui(options.port)
     except ValueError as error:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +20,8 @@ EXPERIMENT = "protodl-demo"
 VALIDATION_SIZE = 400
 MAX_WORKERS = 4
 # Never copied, the second group not even where git tracks it: it was computed on the full data.
-FOREIGN = [".demo", ".git", ".venv", ".protodl", ".dvc/cache", ".dvc/tmp", "mlartifacts", "mlruns"]
+FOREIGN = [".demo", ".git", ".venv", ".protodl", ".dvc/cache", ".dvc/tmp"]
+FOREIGN += ["mlflow.db*", "mlartifacts", "mlruns"]
 COMPUTED = ["dvc.lock", "RESULTS.md", "results", "models", "data/raw"]
 LEFT_OUT = tuple(FOREIGN + COMPUTED + [f"data/{name}" for name in get_args(DatasetName)])
 
@@ -84,7 +86,7 @@ def copy_project(root: Path, target: Path) -> None:
 
 
 def _is_left_out(name: str) -> bool:
-    return any(name == path or name.startswith(f"{path}/") for path in LEFT_OUT)
+    return any(fnmatchcase(name, path) or fnmatchcase(name, f"{path}/*") for path in LEFT_OUT)
 
 
 def own_files(root: Path) -> list[str]:

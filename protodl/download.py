@@ -74,7 +74,8 @@ def download(
         folder, checksums = sample, sample_checksums(dataset, sample)
     else:
         folder, checksums = raw, published_checksums(dataset)
-        obtain(dataset, checksums, raw, sources(dataset, mirror), progress=progress)
+        if _inspect(raw, checksums):  # else not even a wrong mirror matters
+            obtain(dataset, checksums, raw, sources(dataset, mirror), progress=progress)
     splits = parse(dataset, folder, checksums)
     for name, split in splits.items():
         save_split(split, target / f"{name}.pt")
@@ -98,11 +99,13 @@ def sample_checksums(dataset: str, sample: Path) -> dict[str, str]:
     remedy = f"restore it with `git checkout -- {sample}`"
     prefix = f"{DATASETS[dataset].folder}/"
     try:
-        everything: dict[str, str] = json.loads((sample / CHECKSUMS_FILE).read_text())
-    except (OSError, ValueError) as error:
+        everything = dict(json.loads((sample / CHECKSUMS_FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise DownloadError(f"the sample {sample} is not usable ({error}); {remedy}") from error
     checksums = {path: md5 for path, md5 in everything.items() if path.startswith(prefix)}
-    if problems := _inspect(sample, checksums):
+    unknown = published_checksums(dataset).keys() - checksums.keys()
+    problems = dict.fromkeys(sorted(unknown), f"not in {CHECKSUMS_FILE}")
+    if problems := problems | _inspect(sample, checksums):
         raise DownloadError(f"the sample {sample} is not usable ({_summary(problems)}); {remedy}")
     return checksums
 
@@ -179,8 +182,8 @@ def _nothing_left(dataset: str, missing: Mapping[str, str], tried: list[str]) ->
             *(f"  - {line}" for line in tried),
             f"Next: connect to the network, or set {MIRROR_VARIABLE} to a folder or address that "
             f"holds {DATASETS[dataset].folder}/, then run `dvc repro download@{dataset}` again. "
-            "What has arrived whole is kept. Without any network, data.source: sample in "
-            "params.yaml runs everything on the embedded sample.",
+            "What has arrived whole is kept. Without any network, `make demo` runs everything on "
+            "the embedded sample.",
         ]
     )
 

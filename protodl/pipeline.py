@@ -12,6 +12,7 @@ from pathlib import Path
 from protodl.config import Params, load_params
 from protodl.records import SeedLog
 from protodl.runtime import THREADS_VARIABLE, available_cpus
+from protodl.tables import format_seconds
 from protodl.workers import Job, Workers
 
 ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
@@ -114,14 +115,6 @@ def read_logs(root: Path, row: str) -> list[SeedLog]:
     return logs
 
 
-def format_seconds(seconds: float) -> str:
-    """`50 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes <= 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 @dataclass
 class _Reporter:
     """Prints each row as it ends and remembers the failed ones."""
@@ -185,8 +178,9 @@ def worker_environments(workers: int, device: str = "auto") -> list[dict[str, st
 
 def visible_gpus() -> list[str]:
     """Names of the usable GPUs for CUDA_VISIBLE_DEVICES; empty without NVIDIA's driver."""
-    if chosen := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return chosen.split(",")
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        chosen = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        return [gpu for gpu in chosen if gpu not in ("", "-1")]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from protodl.config import Experiment, Params
 from protodl.records import Record, SeedLog
 
-SMALLEST_FULL = 10_000  # training images; the embedded sample has fewer of each data set
+UNTRACKED = "untracked"  # a run's id where MLflow could not be used while it was trained
 
 Source = Literal["full", "sample"]
 
@@ -46,7 +46,7 @@ class ResultRow(Record):
     coverage_min: int  # classes with a prototype, in the worst seed
     train_seconds_mean: float  # of one seed
     num_epochs: int
-    run_id: str  # the row's run in MLflow, the parent of its seeds' runs
+    run_id: str  # the row's run in MLflow, the parent of its seeds' runs; or UNTRACKED
     data_source: Source
     environment: dict[str, str]  # hardware and versions; several values are separated by " / "
 
@@ -184,8 +184,6 @@ def _differences(row: str, params: Params, files: RowFiles) -> Iterable[str]:
         if log.num_validation != params.training.validation_size:
             held, wanted = log.num_validation, params.training.validation_size
             yield f"{held} images were held out, training.validation_size is {wanted}"
-        if (found := _data_source(log)) != params.data.source:
-            yield f"it was trained on the {found} data, data.source is {params.data.source!r}"
         if not _same(evaluation.metrics, log.train_seconds):
             yield f"seed {log.seed} was trained after it was evaluated"
     seconds = fmean(log.train_seconds for log in files.logs)
@@ -195,23 +193,19 @@ def _differences(row: str, params: Params, files: RowFiles) -> Iterable[str]:
 
 def differing_parameters(recorded: Mapping[str, Any], experiment: Experiment) -> Iterable[str]:
     """Parameters of a training, nested or flat, that are not those of params.yaml."""
-    theirs, ours = _flat(recorded), _flat(experiment.model_dump())
+    theirs, ours = flatten(recorded), flatten(experiment.model_dump())
     for key in {**ours, **theirs}:
         if theirs.get(key) != ours.get(key):
             yield f"it was trained with {key} = {theirs.get(key)}, params.yaml has {ours.get(key)}"
 
 
-def _flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested parameters as `optimizer.lr: '0.004'`, the way MLflow holds them."""
     flat: dict[str, str] = {}
     for key, value in parameters.items():
         nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": str(value)}
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": str(value)}
     return flat
-
-
-def _data_source(log: SeedLog) -> Source:
-    return "full" if log.num_train + log.num_validation >= SMALLEST_FULL else "sample"
 
 
 def _same(metrics: Mapping[str, float], train_seconds: float) -> bool:
@@ -244,10 +238,15 @@ def result_row(row: str, params: Params, files: RowFiles) -> ResultRow:
         coverage_min=int(min(_metric(seed.metrics, "coverage", row) for seed in files.evaluations)),
         train_seconds_mean=_metric(files.metrics.mean, "train_seconds", row),
         num_epochs=max(log.num_epochs for log in files.logs),
-        run_id=files.logs[0].parent_run_id,
+        run_id=_run_id(files.logs),
         data_source=params.data.source,
         environment=_environment(files.logs),
     )
+
+
+def _run_id(logs: Iterable[SeedLog]) -> str:
+    ids = (log.parent_run_id for log in logs)
+    return next((run_id for run_id in ids if run_id != UNTRACKED), UNTRACKED)
 
 
 def _metric(metrics: Mapping[str, float], name: str, row: str) -> float:

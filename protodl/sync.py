@@ -1,11 +1,12 @@
 """The table's side in MLflow: runs refilled from the pipeline's files, and the table read back."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from protodl import tracking
-from protodl.config import Params
+from protodl.config import Params, load_params
 from protodl.records import SeedLog
 from protodl.results import (
     ResultRow,
@@ -33,16 +34,20 @@ class Synced(NamedTuple):
 def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     """Make MLflow hold what the pipeline's files hold; a second call creates nothing.
 
+    Inside a DVC experiment the champions and MLflow's description stay those of the project.
+
     Args:
         params: params.yaml.
         rows: folder with what was measured of each row (results/rows).
         models: folder of the networks, <row>/seed-<s>.pt; those that are missing are left out.
 
     Raises:
-        protodl.checkpoint.CheckpointError: a network's file is damaged.
-        mlflow.exceptions.MlflowException: the store cannot be opened or written.
+        ResultsError: a network's file is damaged.
+        protodl.tracking.TrackingError: the store cannot be opened or written.
     """
     files, left_out = _read(params, rows)
+    if not files:
+        return Synced([], left_out)
     logs = [log for row in files.values() for log in row.logs]
     evaluations = [seed for row in files.values() for seed in row.evaluations]
     metrics = {(seed.row, seed.seed): seed.metrics for seed in evaluations}
@@ -54,10 +59,30 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     for name, row in files.items():
         _record_row(results[name], row)
         tracking.log_pictures(row.logs, sorted((rows / name / "pictures").glob("*.png")))
-    tracking.set_champions(logs)
-    if results:
+    if not tracking.dvc_facts():
+        tracking.set_champions(logs)
         tracking.describe_experiment(results_table([*results.values()]))
     return Synced(created, left_out)
+
+
+def try_sync(params: Path, rows: Path, models: Path) -> None:
+    """Bring MLflow up to date after or before other work; whatever goes wrong is a warning.
+
+    Args:
+        params: params.yaml.
+        rows: as for `sync_project`.
+        models: as for `sync_project`.
+    """
+    try:
+        created = sync_project(load_params(params), rows, models).created
+    except Exception as error:
+        print(
+            f"warning: MLflow was not brought up to date: {error}; `protodl sync` does it later",
+            file=sys.stderr,
+        )
+        return
+    if created:
+        print(f"{len(created)} runs created in MLflow", flush=True)
 
 
 def _read(params: Params, folder: Path) -> tuple[dict[str, RowFiles], list[str]]:
@@ -73,17 +98,24 @@ def _read(params: Params, folder: Path) -> tuple[dict[str, RowFiles], list[str]]
 
 
 def load_served(models: Path, log: SeedLog) -> "ServedModel | None":
-    """The classifier of a seed; None where its file is not on this machine."""
+    """The classifier of a seed; None where its file is not on this machine.
+
+    Raises:
+        ResultsError: the file is damaged.
+    """
     path = models / log.row / f"seed-{log.seed}.pt"
     if not path.exists():
         return None
     import torch  # late: most calls find every model in MLflow already
 
-    from protodl.checkpoint import load_network
+    from protodl.checkpoint import CheckpointError, load_network
     from protodl.datasets import DATASETS
     from protodl.models import Classifier
 
-    network = load_network(path)
+    try:
+        network = load_network(path)
+    except CheckpointError as error:
+        raise ResultsError(str(error)) from error
     with torch.inference_mode():
         decoded = network.decode_prototypes()  # images that need no data set on this machine
     example = decoded.repeat(2, 1, 1, 1)[:2].numpy()
@@ -112,22 +144,40 @@ def _record_row(result: ResultRow, files: RowFiles) -> None:
 
 
 def tracked_rows(params: Params) -> list[ResultRow]:
-    """Build the table from MLflow alone; from params.yaml come only names and order of the rows.
+    """Build the table from MLflow alone: of each row in params.yaml its latest result.
+
+    Results of other parameters, such as those of an experiment, are passed over.
 
     Raises:
-        ResultsError: MLflow holds no result of a row, or holds one of other parameters.
+        ResultsError: MLflow holds no result of a row, or only such of other parameters.
+        protodl.tracking.TrackingError: the store cannot be opened or read.
     """
     try:
         recorded = tracking.read_results(params.experiments)
     except LookupError as error:
         raise ResultsError(error.args[0]) from error
-    for row, experiment in params.experiments.items():
-        for problem in differing_parameters(recorded[row].parameters, experiment):
-            raise ResultsError(
-                f"MLflow's latest result of row {row!r}: {problem}; "
-                "`protodl sync` makes the result of params.yaml the latest"
-            )
-    return [_recorded_row(row, recorded[row]) for row in params.experiments]
+    return [
+        _recorded_row(row, _latest_match(row, results, params)) for row, results in recorded.items()
+    ]
+
+
+def _latest_match(row: str, recorded: "Sequence[RowResult]", params: Params) -> "RowResult":
+    """The first of these results, the latest coming first, that is one of params.yaml."""
+    problems = [next(_differences(result, params, row), None) for result in recorded]
+    if None not in problems:
+        raise ResultsError(
+            f"MLflow's latest result of row {row!r}: {problems[0]}, and no other one fits; "
+            "`protodl sync` adds the result of params.yaml"
+        )
+    return recorded[problems.index(None)]
+
+
+def _differences(recorded: "RowResult", params: Params, row: str) -> Iterator[str]:
+    """What shows that a result is not one of params.yaml."""
+    yield from differing_parameters(recorded.parameters, params.experiment(row))
+    source = recorded.tags.get("data_source", params.data.source)
+    if source != params.data.source:
+        yield f"it was trained on the {source} data, data.source is {params.data.source!r}"
 
 
 def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:

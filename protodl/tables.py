@@ -7,7 +7,7 @@ from typing import Any
 from tabulate import tabulate
 
 from protodl.config import Experiment, Params
-from protodl.results import ResultRow, ResultsError, load_published
+from protodl.results import UNTRACKED, ResultRow, ResultsError, load_published
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SAMPLE_HEADING = "**Made on the embedded sample; NOT comparable with the published numbers.**"
@@ -36,7 +36,7 @@ def results_table(rows: Sequence[ResultRow]) -> str:
             str(row.coverage_min),
             f"{row.train_seconds_mean:.0f}",
             str(row.num_epochs),
-            row.run_id[:8],
+            "–" if row.run_id == UNTRACKED else row.run_id[:8],
         ]
         for row in rows
     ]
@@ -100,7 +100,8 @@ def protocol(rows: Sequence[ResultRow]) -> str:
     published = load_published().port.protocol
     return (
         f"The published numbers were selected on the test set ({published}); ours were not: every "
-        "choice was made on held-out training images, and the test set was read once."
+        "choice was made on held-out training images, and the test set served for this "
+        "measurement only."
     )
 
 
@@ -168,7 +169,7 @@ def _how(rows: Sequence[ResultRow]) -> str:
         f"- Command: `{'make repro' if _on_full_data(rows) else 'make demo'}`; seeds: {seeds}.",
         f"- Hardware: {facts['processor']} ({facts['device']}); torch {facts['torch']}, "
         f"Python {facts['python']}.",
-        f"- Training time: {_duration(seconds)} for all rows and seeds together.",
+        f"- Training time: {format_seconds(seconds)} for all rows and seeds together.",
         "- Test accuracy: mean ± standard deviation over seeds (number of seeds); difference: in "
         "percentage points; seconds and epochs: training of one seed.",
         "- Decode agreement: prototypes whose decoded picture the network puts into the "
@@ -189,9 +190,12 @@ def _distinct(values: Any) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def _duration(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
+    """`50 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min" if minutes <= 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _section(row: ResultRow, experiment: Experiment, pictures: Path) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protodl import figures
-from protodl.config import ConfigError, Params, load_params
+from protodl.config import ConfigError, load_params
 from protodl.results import ResultRow, ResultsError, read_rows
+from protodl.sync import try_sync
 from protodl.tables import PICTURES, results_page, shortfall
 
 
@@ -24,7 +25,8 @@ def report(options: argparse.Namespace) -> None:
     write_text(results_page(rows, params, folder), options.markdown)
     figures.stack_reasons(overview_pictures(rows, options.rows), options.overview)
     print(f"{options.markdown}: {len(rows)} rows. {shortfall(rows)}".rstrip(), flush=True)
-    track(params, options.rows, options.models)
+    # The report is written before MLflow is touched, and stays as it is whatever happens there.
+    try_sync(options.params, options.rows, options.models)
 
 
 def require_pictures(rows: Sequence[ResultRow], folder: Path) -> None:
@@ -48,19 +50,6 @@ def overview_pictures(rows: Sequence[ResultRow], folder: Path) -> list[Path]:
     for row in rows:
         first.setdefault(row.dataset, row.row)
     return [folder / row / "pictures" / "reasons.png" for row in first.values()]
-
-
-def track(params: Params, rows: Path, models: Path) -> None:
-    """Bring MLflow up to date; whatever goes wrong there leaves the report as it is."""
-    from protodl.sync import sync_project  # late: the report is written before MLflow is touched
-
-    try:
-        sync_project(params, rows, models)
-    except Exception as error:
-        print(
-            f"warning: MLflow was not brought up to date: {error}; `protodl sync` does it later",
-            file=sys.stderr,
-        )
 
 
 def main() -> int:

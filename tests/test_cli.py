@@ -57,48 +57,16 @@ def change(project: Path, path: str, value: object) -> None:
 # What is changed in params.yaml, and what the message must name: key, value, remedy.
 MISTAKES = {
     "unknown key": (
-        f"experiments/{ROW}/optimizer/learning_rate",
-        0.1,
-        [
-            f"experiments.{ROW}.optimizer.learning_rate",
-            "0.1",
-            "unknown key",
-            "valid keys: name, lr",
-        ],
-    ),
-    "misspelt key": (
         f"experiments/{ROW}/optimizer/lrr",
         0.1,
-        [f"experiments.{ROW}.optimizer.lrr", "did you mean 'lr'"],
-    ),
-    "unknown section": ("trainig", {}, ["trainig", "did you mean 'training'"]),
-    "wrong type": (
-        f"experiments/{ROW}/epochs",
-        "many",
-        [f"experiments.{ROW}.epochs", "'many'", "integer"],
-    ),
-    "text for a switch": (
-        f"experiments/{ROW}/model/head_bias",
-        "maybe",
-        [f"experiments.{ROW}.model.head_bias", "'maybe'", "boolean"],
+        [f"experiments.{ROW}.optimizer.lrr", "0.1", "unknown key", "did you mean 'lr'"],
     ),
     "negative weight": (
         f"experiments/{ROW}/loss/r1",
         -1,
         [f"experiments.{ROW}.loss.r1", "-1", "greater than or equal to 0"],
     ),
-    "unknown data set": (
-        f"experiments/{ROW}/dataset",
-        "cifar",
-        [f"experiments.{ROW}.dataset", "'cifar'", "did you mean 'cifar10'", "fashion-mnist"],
-    ),
-    "missing data set": (
-        f"experiments/{ROW}/dataset",
-        None,
-        [f"experiments.{ROW}.dataset", "is missing"],
-    ),
     "no rows": ("experiments", {}, ["experiments", "at least 1"]),
-    "no seeds": ("seeds", None, ["seeds", "is missing"]),
 }
 
 

@@ -63,6 +63,7 @@ def test_the_copy_is_the_work_tree(project: Path, tmp_path: Path) -> None:
 
 def test_an_unpacked_archive_will_do(project: Path, tmp_path: Path) -> None:
     write(project, **{".demo/params.yaml": "of an earlier demo", "protodl/__pycache__/a.pyc": ""})
+    write(project, **{"mlflow.db": "runs", "mlflow.db-wal": "", "mlflow.db.lock": ""})
     copy_project(project, tmp_path / "copy")
     assert files_in(tmp_path / "copy") - {"protodl/__pycache__/a.pyc"} == OWN
 

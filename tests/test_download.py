@@ -227,6 +227,16 @@ def test_damaged_sample_is_refused(mirror: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("listed", ["{}", "[1]", f'{{"{LABELS}": "x"}}'])
+def test_sample_that_does_not_list_its_files_is_refused(
+    listed: str, mirror: Path, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mirror / "checksums.json").write_text(listed)
+    assert main([*ARGUMENTS, "--sample", str(mirror)]) == 1
+    assert f"error: the sample {mirror} is not usable" in capsys.readouterr().err
+    assert not (project / "data").exists()
+
+
 def test_absent_sample_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"nowhere.*git checkout"):
         download("mnist", tmp_path, source="sample", raw=tmp_path, sample=tmp_path / "nowhere")
@@ -395,7 +405,7 @@ def test_error_names_each_source_its_reason_and_the_next_step(
     assert "refused" in lines[4]
     assert "PROTODL_DATA_MIRROR" in lines[5]
     assert "`dvc repro download@mnist`" in lines[5]
-    assert "data.source: sample" in lines[5]
+    assert "`make demo`" in lines[5]
 
 
 def test_error_says_that_no_mirror_was_named(raw: Path, closed: str) -> None:
@@ -539,7 +549,7 @@ def test_stage_keeps_raw_files_at_the_root_of_the_project(
     monkeypatch.chdir(copy)
     assert main(ARGUMENTS) == 0
     assert files_in(project / "data" / "raw") == set(checksums("mnist"))
-    monkeypatch.delenv("PROTODL_DATA_MIRROR")
+    monkeypatch.setenv("PROTODL_DATA_MIRROR", "ftp://host/")  # wrong, and nothing is left to fetch
     shutil.rmtree(copy / "data")
     assert main(ARGUMENTS) == 0
     assert len(load_split(copy / "data/mnist/train.pt")) == 2000

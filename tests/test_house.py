@@ -1,6 +1,8 @@
 """The house rules that no other tool looks after."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -90,6 +92,58 @@ def test_make_alone_prints_one_line_a_target() -> None:
     lines = printed.splitlines()
     assert {line.split()[1] for line in lines} == TARGETS
     assert all(re.match(r"make \w+ +\w", line) for line in lines)
+
+
+def dry_make(folder: Path, *arguments: str) -> str:
+    """What make would do in a folder with the Makefile."""
+    inherited = {"CPU", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    return subprocess.run(
+        ["make", "-n", *arguments],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name not in inherited},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@pytest.mark.parametrize(
+    ("stamp", "arguments", "options"),
+    [
+        (None, [], []),
+        (None, ["CPU=1"], ["cpu"]),
+        (None, ["CPU=0"], []),
+        (".installed", [], None),
+        (".installed", ["CPU=0"], None),
+        (".installed", ["CPU=1"], ["cpu", "reinstall"]),
+        (".installed-cpu", [], None),
+        (".installed-cpu", ["CPU=1"], None),
+        (".installed-cpu", ["CPU=0"], ["reinstall"]),
+    ],
+)
+def test_make_installs_where_the_other_torch_is_wanted(
+    stamp: str | None, arguments: list[str], options: list[str] | None, tmp_path: Path
+) -> None:
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    for path in [python] + ([tmp_path / ".venv" / stamp] if stamp else []):
+        path.touch()
+        os.utime(path, (4e9, 4e9))  # newer than what was copied
+    commands = dry_make(tmp_path, *arguments, "sync")
+    assert commands.endswith("protodl sync\n")
+    install = "pip install" in commands
+    found = {"cpu": "--torch-backend cpu", "reinstall": "--reinstall-package torch"}
+    given = [name for name, option in found.items() if option in commands]
+    assert (given if install else None) == options
+
+
+def test_make_hands_on_what_it_is_given(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    assert "protodl ui --port 5001\n" in dry_make(tmp_path, "ui", "PORT=5001")
+    assert "protodl table --write README.md\n" in dry_make(tmp_path, "table")
 
 
 def test_hosted_ci_and_the_local_one_call_the_same_targets() -> None:

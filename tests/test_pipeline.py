@@ -136,8 +136,10 @@ class Project:
 
     def would_run(self) -> set[str]:
         """Stages that `dvc repro` would run now, as far as they are known beforehand."""
+        done = self.run_dvc("repro", "--dry")
         # A dry run ends with an error where a new row's model is not there yet to be looked at.
-        lines = self.run_dvc("repro", "--dry").stdout.splitlines()
+        assert done.returncode == 0 or "models/new" in done.stderr, done.stderr
+        lines = done.stdout.splitlines()
         return {line.split("'")[1] for line in lines if line.startswith("Running stage")}
 
     def git_show(self, experiment: str, name: str) -> str:
@@ -189,32 +191,28 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert "Running stage" not in project.dvc("repro")
 
 
+GREY = {"train@grey", "evaluate@grey"}
+
+
 @pytest.mark.parametrize(
     ("change", "stages"),
     [
-        (("lr: 4e-3", "lr: 1e-3"), {"check", "train@grey"}),
+        (("lr: 4e-3", "lr: 1e-3"), {"check", "report", *GREY}),
+        (("num_prototypes: 4", "num_prototypes: 5"), {"check", "report", *GREY}),
         (("  grey:", "  # a comment\n  grey:"), set()),
-        (("num_prototypes: 4", "num_prototypes: 5"), {"check", "train@grey"}),
-        (
-            ("  grey:", "  new: {dataset: mnist, epochs: 1}\n  grey:"),
-            {"check", "train@new"},
-        ),
+        (("  grey:", "  new: {dataset: mnist, epochs: 1}\n  grey:"), {"check", "train@new"}),
     ],
-    ids=["one lr", "a comment", "one width", "a row more"],
+    ids=["one lr", "one width", "a comment", "a row more"],
 )
 def test_an_edit_runs_what_it_changes(
     project: Project, change: tuple[str, str], stages: set[str]
 ) -> None:
+    """The pictures of a changed row follow once its model is another: no dry run knows that."""
     project.write_params(PARAMS.replace(*change))
     try:
-        first = {stage for stage in project.would_run() if stage != "report"}
+        assert project.would_run() == stages
     finally:
         project.write_params(PARAMS)
-    # What follows from a changed stage is only known once it has run.
-    follow = {
-        stage.replace("train", later) for stage in stages for later in ("evaluate", "prototypes")
-    }
-    assert stages <= first <= stages | follow
 
 
 def test_a_removed_row_leaves_the_table(project: Project) -> None:
@@ -232,11 +230,13 @@ def test_a_removed_row_leaves_the_table(project: Project) -> None:
 def test_a_wrong_params_file_stops_before_any_work(project: Project) -> None:
     project.write_params(PARAMS.replace("epochs: 2", "epoch: 2"))
     try:
-        with pytest.raises(AssertionError, match="did you mean 'epochs'") as error:
-            project.dvc("repro")
-        assert "Running stage 'train@" not in str(error.value)
+        done = project.run_dvc("repro")
     finally:
         project.write_params(PARAMS)
+    assert done.returncode != 0
+    assert "did you mean 'epochs'" in done.stderr
+    started = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
+    assert started == ["Running stage 'check':"]
 
 
 def test_an_experiment_in_a_temporary_copy_is_linked_to_its_run(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from PIL import Image
 
 from protodl import figures, tracking
 from protodl.checkpoint import save_network
+from protodl.cli import main
 from protodl.config import ModelConfig, Params
+from protodl.demo import EXPERIMENT
 from protodl.models import Classifier, PrototypeNetwork
 from protodl.records import SeedLog
-from protodl.results import ResultsError, read_rows
+from protodl.results import ResultRow, ResultsError, read_rows
 from protodl.sync import sync_project, tracked_rows
 from protodl.tables import results_table
 from stages import report
@@ -75,8 +78,8 @@ def client() -> MlflowClient:
     return MlflowClient(tracking.tracking_uri())
 
 
-def num_runs() -> int:
-    experiment = client().get_experiment_by_name("protodl")
+def num_runs(name: str = "protodl") -> int:
+    experiment = client().get_experiment_by_name(name)
     return len(client().search_runs([experiment.experiment_id])) if experiment else 0
 
 
@@ -190,7 +193,9 @@ def test_a_missing_picture_is_named(
     assert params.experiments
 
 
-def test_mlflow_s_latest_result_must_be_of_these_parameters(params: Params, project: Path) -> None:
+def test_of_mlflow_s_results_the_latest_of_these_parameters_counts(
+    params: Params, project: Path
+) -> None:
     rows, models = Path("results/rows"), Path("models")
     sync_project(params, rows, models)
     changed = write_params(project, {"own": {"dataset": "cifar10", "epochs": 7}}, [0, 1])
@@ -198,10 +203,128 @@ def test_mlflow_s_latest_result_must_be_of_these_parameters(params: Params, proj
     write_row(project / "elsewhere", [(log, 0.9) for log in logs])
     sync_project(changed, project / "elsewhere", models)
     assert tracked_rows(changed)[0].test_accuracy_mean == 0.9
-    with pytest.raises(ResultsError, match=r"epochs = 7, params.yaml has 20; `protodl sync`"):
-        tracked_rows(params)
-    sync_project(params, rows, models)
     assert tracked_rows(params) == read_rows(params, rows)
+    other = write_params(project, {"own": {"dataset": "cifar10", "epochs": 8}}, [0, 1])
+    with pytest.raises(ResultsError, match=r"epochs = 7, params.yaml has 8, .*; `protodl sync`"):
+        tracked_rows(other)
+    sample = write_params(project, EXPERIMENTS, [0, 1], source="sample")
+    with pytest.raises(ResultsError, match=r"on the full data, data.source is 'sample'"):
+        tracked_rows(sample)
+
+
+def test_an_experiment_leaves_champions_and_description_to_the_project(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    rows, models = Path("results/rows"), Path("models")
+
+    def measure(name: str, epochs: int, accuracy: float) -> tuple[Params, list[ResultRow]]:
+        experiment = {**MNIST, "epochs": epochs}
+        params = write_params(project, {"mnist-small-deconv": experiment})
+        log = train(training(params, "mnist-small-deconv", 0, fingerprint=name))
+        better = [
+            record.model_copy(update={"validation": {"accuracy": accuracy}})
+            for record in log.history
+        ]
+        log = log.model_copy(update={"history": better})
+        write_row(rows, [(log, accuracy)])
+        network = PrototypeNetwork(ModelConfig(num_prototypes=1), 1, 28, 10).eval()
+        save_network(network, models / "mnist-small-deconv/seed-0.pt")
+        sync_project(params, rows, models)
+        return params, read_rows(params, rows)
+
+    def shown() -> tuple[str, str]:
+        experiment = client().get_experiment_by_name("protodl")
+        assert experiment is not None
+        champion = client().get_model_version_by_alias("protodl-mnist", "champion")
+        return str(champion.version), experiment.tags["mlflow.note.content"]
+
+    params, table = measure("project", 2, 0.8)
+    assert shown() == ("1", results_table(table))
+    monkeypatch.setenv("DVC_EXP_NAME", "noisy-owl")
+    variant, other = measure("variant", 3, 0.9)
+    assert len(client().search_model_versions("name = 'protodl-mnist'")) == 2
+    assert shown() == ("1", results_table(table))
+    assert (tracked_rows(params), tracked_rows(variant)) == (table, other)
+    monkeypatch.delenv("DVC_EXP_NAME")  # the experiment is applied
+    sync_project(variant, rows, models)
+    assert shown() == ("2", results_table(other))
+
+
+def test_a_run_that_computes_nothing_fills_an_empty_store(
+    project: Path,
+    migrated_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(project)
+    params = write_params(project, {"own": {"dataset": "cifar10"}})
+    write_rows(Path("results/rows"), params, {"own": [0.5]})
+    (project / ".dvc").mkdir()
+    (project / ".dvc/config").write_text("[core]\n no_scm = true\n analytics = false\n")
+    (project / "dvc.yaml").write_text("stages:\n  report:\n    cmd: 'true'\n    outs: []\n")
+    assert main(["run", "own"]) == 1  # a row alone, which this dvc.yaml does not know
+    assert num_runs() == 0
+    assert main(["run"]) == 0
+    assert num_runs() == 2
+    assert "1 runs created in MLflow" in capfd.readouterr().out
+    assert tracked_rows(params) == [
+        row.model_copy(update={"run_id": tracked_rows(params)[0].run_id})
+        for row in read_rows(params, Path("results/rows"))
+    ]
+    move_to_empty_store(project, migrated_database, monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'params.yaml' / 'x.db'}")
+    assert main(["run"]) == 0
+    assert "warning: MLflow was not brought up to date" in capfd.readouterr().err
+
+
+def test_the_interface_starts_on_a_filled_store(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    params = write_params(project, {"own": {"dataset": "cifar10"}})
+    write_rows(Path("results/rows"), params, {"own": [0.5]})
+    with socket.socket() as taken:  # so that the server is not started
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = ["ui", "--port", str(taken.getsockname()[1])]
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        assert main(command) == 1
+        assert num_runs(EXPERIMENT) == 0  # the demo's experiment holds the demo's runs only
+        monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+        assert main(command) == 1
+    assert num_runs() == 2
+    assert "is taken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["sync"], ["table", "--from-mlflow"], ["ui"]])
+def test_a_store_that_cannot_be_used_is_one_message(
+    command: list[str],
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(project)
+    params = write_params(project, {"own": {"dataset": "cifar10"}})
+    write_rows(Path("results/rows"), params, {"own": [0.5]})
+    (project / "mlflow.db").write_text("this is not a database")
+    assert main(command) == 1
+    messages = capsys.readouterr().err
+    trouble = f"the MLflow store sqlite:///{project}/mlflow.db cannot be used: "
+    assert messages.splitlines()[-1].startswith(f"error: {trouble}")
+    assert "file is not a database" in messages
+    assert "Traceback" not in messages
+
+
+def test_a_damaged_network_is_one_message(
+    params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("models/own/seed-1.pt")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a network")
+    assert main(["sync"]) == 1
+    assert f"error: {path}: cannot be read" in capsys.readouterr().err
+    assert params.experiments
 
 
 def test_a_row_that_was_never_reported_in_full_is_named(params: Params) -> None:

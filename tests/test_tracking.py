@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -206,6 +207,89 @@ def test_an_unfinished_run_is_taken_up_without_repeating_epochs() -> None:
     ]
     assert client().get_run(second.run_id).info.status == "FINISHED"
     assert start(log).run_id != first.run_id  # finished: trained once more is another run
+
+
+def test_what_a_cut_left_out_of_the_last_epoch_is_added_once(project: Path) -> None:
+    picture = np.zeros((4, 4), np.uint8)
+
+    def train(names: list[str], cut: bool) -> str:
+        with start(seed_log()) as tracker:
+            tracker.log_epoch(record(1))
+            for name in names:
+                tracker.log_picture(name, picture, 1)
+            if len(names) == 2:
+                tracker.log_model(served(), step=1, validation_accuracy=0.75)
+            if cut:
+                raise ZeroDivisionError
+        return tracker.run_id
+
+    with pytest.raises(ZeroDivisionError):
+        train(["reconstructions"], cut=True)
+    with pytest.raises(ZeroDivisionError):
+        train(["reconstructions", "prototypes"], cut=True)
+    run_id = train(["reconstructions", "prototypes"], cut=False)
+    assert [run.info.run_id for run in all_runs() if run.data.tags["kind"] == "seed"] == [run_id]
+    names = sorted(path.name.split("+")[0] for path in project.rglob("images/*.png"))
+    assert names == ["prototypes", "reconstructions"]
+    assert len(client().get_metric_history(run_id, "learning_rate")) == 1
+    assert len(client().search_model_versions("name = 'protodl-mnist'")) == 1
+
+
+NOWHERE = "sqlite:////proc/nope/x.db"
+
+
+def test_a_store_that_cannot_be_opened_ends_no_training(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked, log = train(seed_log(seed=0)), seed_log(seed=1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+    with pytest.warns(tracking.TrackingWarning, match=r"start of a seed 1: .*/proc/nope/x.db"):
+        tracker = start(log)
+    with tracker:  # and no warning more
+        tracker.log_epoch(record(1))
+        tracker.log_picture("prototypes", np.zeros((4, 4), np.uint8), 1)
+        tracker.log_model(served(), step=1, validation_accuracy=0.75)
+    assert (tracker.run_id, tracker.parent_run_id) == ("untracked", "untracked")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
+    logs = [log.model_copy(update=ids), tracked]
+    (created,) = tracking.sync(logs, {}, no_model)
+    assert tracking.sync(logs, {}, no_model) == []
+    assert contents(created)["name"] == "a seed 1"
+    assert client().get_run(created).data.tags["mlflow.parentRunId"] == tracked.parent_run_id
+    tracking.log_row(logs, {"test_accuracy": 0.5}, {}, {})
+    (result,) = tracking.read_results(["a"])["a"]
+    assert result.run_id == tracked.parent_run_id
+    assert (project / "mlflow.db").is_file()
+
+
+def test_termination_passes_a_tracker_without_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+    try:
+        with pytest.warns(tracking.TrackingWarning):
+            tracker = start(seed_log())
+        with pytest.raises(tracking.Terminated), tracker:
+            signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_trouble_with_the_store_has_one_name(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = train(seed_log())
+    with sqlite3.connect(project / "mlflow.db") as database:
+        database.execute("DROP TABLE tags")
+    database.close()
+    with pytest.raises(tracking.TrackingError, match=r"mlflow.db cannot be used: .*tags"):
+        tracking.sync([log], {}, no_model)  # it was open already
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+    with pytest.raises(tracking.TrackingError, match="check MLFLOW_TRACKING_URI"):
+        tracking.read_results(["a"])
 
 
 def test_termination_reaches_the_handler_that_was_there() -> None:
@@ -413,10 +497,12 @@ def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:
     tracking.log_pictures(logs, [picture])
     results = tracking.read_results(["a"])
     assert list(results) == ["a"]
-    assert results["a"].run_id == logs[0].parent_run_id
-    assert results["a"].metrics == {**mean, "test_accuracy_std": 1e-17, "num_seeds": 2}
-    assert results["a"].parameters["epochs"] == "3"
-    artifacts = client().list_artifacts(results["a"].run_id, "pictures")
+    latest, earlier = results["a"]
+    assert (latest.run_id, earlier.run_id) == (logs[0].parent_run_id, old.parent_run_id)
+    assert latest.metrics == {**mean, "test_accuracy_std": 1e-17, "num_seeds": 2}
+    assert latest.parameters["epochs"] == "3"
+    assert earlier.metrics == {"test_accuracy": 0.4, "test_accuracy_std": 0.0, "num_seeds": 1}
+    artifacts = client().list_artifacts(latest.run_id, "pictures")
     assert [f.path for f in artifacts] == ["pictures/weights.png"]
     with pytest.raises(LookupError, match="no result of row 'b'"):
         tracking.read_results(["a", "b"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from protodl.config import load_params
-from protodl.pipeline import expected_seconds, format_seconds
+from protodl.pipeline import expected_seconds, visible_gpus, worker_environments
 from protodl.records import SeedLog
 from protodl.runtime import available_cpus
 from protodl.workers import Job, Stopped, Workers, end_groups
@@ -309,7 +309,45 @@ def test_the_expectation_follows_epochs_and_seeds(tmp_path: Path) -> None:
     assert expected_seconds(tmp_path, more, "a") == pytest.approx(600.0)
 
 
-def test_durations_in_words() -> None:
-    assert [format_seconds(s) for s in (5.4, 89, 90, 5399, 7000, 36000)] == [
-        "5 s", "89 s", "2 min", "90 min", "1 h 57 min", "10 h 00 min",
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("chosen", "gpus"),
+    [("", []), ("-1", []), ("3", ["3"]), ("0,2", ["0", "2"]), ("GPU-a,,GPU-b", ["GPU-a", "GPU-b"])],
+)
+def test_the_chosen_gpus_are_the_usable_ones(
+    chosen: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize(
+    ("listed", "gpus"),
+    [
+        ("GPU 0: A (UUID: GPU-1)\nGPU 1: A (UUID: GPU-2)", ["0", "1"]),
+        ("GPU 0: A (UUID: GPU-1)\n  MIG 1g.10gb Device 0: (UUID: MIG-2)", []),
+    ],
+)
+def test_gpus_are_those_that_the_driver_lists(
+    listed: str, gpus: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "nvidia-smi"  # prints what the real one prints on such a machine
+    driver.write_text(f"#!/bin/sh\ncat << END\n{listed}\nEND\n")
+    driver.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    assert visible_gpus() == gpus
+    driver.write_text("#!/bin/sh\nexit 9\n")
+    assert visible_gpus() == []
+
+
+def test_workers_take_several_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gpus(workers: int, device: str = "auto") -> list[str | None]:
+        environments = worker_environments(workers, device)
+        return [environment.get("CUDA_VISIBLE_DEVICES") for environment in environments]
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert gpus(3) == ["4", "7", "4"]
+    assert gpus(1) == [None]  # as it is set already
+    assert gpus(2, "cpu") == [None, None]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    assert gpus(2) == [None, None]

@@ -16,7 +16,13 @@ from protodl.tracking.finished import (
 from protodl.tracking.live import Terminated, Tracker, start_seed
 from protodl.tracking.page import describe_experiment, link, serve_ui
 from protodl.tracking.served import ServedModel, registered_name
-from protodl.tracking.store import TrackingWarning, dvc_facts, experiment_name, tracking_uri
+from protodl.tracking.store import (
+    TrackingError,
+    TrackingWarning,
+    dvc_facts,
+    experiment_name,
+    tracking_uri,
+)
 from protodl.tracking.watch import watch
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "ServedModel",
     "Terminated",
     "Tracker",
+    "TrackingError",
     "TrackingWarning",
     "describe_experiment",
     "dvc_facts",

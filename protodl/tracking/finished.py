@@ -16,10 +16,11 @@ from protodl.tracking.runs import (
     log_numbers,
     recorded_epochs,
 )
-from protodl.tracking.served import ServedModel, log_model, registered_name
+from protodl.tracking.served import ServedModel, has_model, log_model, registered_name
 from protodl.tracking.store import (
     Store,
     experiment_name,
+    naming_failures,
     now_ms,
     observing,
     open_current,
@@ -39,6 +40,7 @@ class RowResult(NamedTuple):
     tags: dict[str, str]
 
 
+@naming_failures()
 def sync(
     logs: Iterable[SeedLog],
     evaluations: Mapping[tuple[str, int], Mapping[str, float]],
@@ -54,6 +56,9 @@ def sync(
 
     Returns:
         Ids of the seed runs that were created.
+
+    Raises:
+        TrackingError: the store cannot be opened or written.
     """
     store = open_current()
     created: list[str] = []
@@ -63,8 +68,7 @@ def sync(
             created.append(run.info.run_id)
         if metrics := evaluations.get((log.row, log.seed)):
             log_numbers(store, run.info.run_id, metrics)
-        has_model = bool(run.outputs and run.outputs.model_outputs)
-        if not has_model and (model := load_model(log)) is not None:
+        if not has_model(run) and (model := load_model(log)) is not None:
             accuracy = _selected_accuracy(log)
             facts = SeedFacts.of(log)
             log_model(store, facts, run.info.run_id, model, log.selected_epoch, accuracy)
@@ -124,14 +128,16 @@ def _parent(store: Store, logs: Sequence[SeedLog]) -> str:
     return str(parent)
 
 
-def read_results(rows: Iterable[str]) -> dict[str, RowResult]:
-    """Each row's numbers as last recorded by `log_row`, in the order of `rows`.
+@naming_failures()
+def read_results(rows: Iterable[str]) -> dict[str, list[RowResult]]:
+    """Each row's results as `log_row` recorded them, one for each parent run, the latest first.
 
     Raises:
         LookupError: the experiment holds no result of a row.
+        TrackingError: the store cannot be opened or read.
     """
     store = open_current()
-    results: dict[str, RowResult] = {}
+    results: dict[str, list[RowResult]] = {}
     for row in rows:
         runs = [run for run in find_runs(store, kind="row", row=row) if _reported_ms(run)]
         if not runs:
@@ -139,9 +145,10 @@ def read_results(rows: Iterable[str]) -> dict[str, RowResult]:
                 f"{tracking_uri()}: experiment {experiment_name()!r} holds no result of row "
                 f"{row!r}; `protodl sync` adds it"
             )
-        latest = max(runs, key=_reported_ms)
-        run_id, data = latest.info.run_id, latest.data
-        results[row] = RowResult(run_id, data.metrics, data.params, data.tags)
+        results[row] = [
+            RowResult(run.info.run_id, run.data.metrics, run.data.params, run.data.tags)
+            for run in sorted(runs, key=_reported_ms, reverse=True)
+        ]
     return results
 
 
@@ -149,11 +156,15 @@ def _reported_ms(run: "Run") -> int:
     return int(run.data.tags.get("reported_ms", 0))
 
 
+@naming_failures()
 def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
     """Point the alias `champion` at each data set's best row; returns the row by data set.
 
     The best row has the highest mean held-out accuracy; its best seed on the held-out images is
     what the alias points at. Rows whose models are not registered stay out.
+
+    Raises:
+        TrackingError: the store cannot be opened or written.
     """
     store = open_current()
     seeds: dict[str, dict[str, list[tuple[float, str]]]] = defaultdict(lambda: defaultdict(list))

@@ -7,6 +7,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from protodl.records import EpochRecord
+from protodl.results import UNTRACKED
 from protodl.tracking.runs import (
     SeedFacts,
     create_seed_run,
@@ -14,8 +15,9 @@ from protodl.tracking.runs import (
     epoch_metrics,
     find_runs,
     recorded_epochs,
+    recorded_pictures,
 )
-from protodl.tracking.served import ServedModel, log_model
+from protodl.tracking.served import ServedModel, has_model, log_model
 from protodl.tracking.store import Store, experiment_name, now_ms, observing, open_current
 
 if TYPE_CHECKING:
@@ -28,15 +30,25 @@ class Terminated(SystemExit):
 
 
 class Tracker:
-    """The run of one seed while it is trained; a context manager that gives the run its status."""
+    """The run of one seed while it is trained; a context manager that gives the run its status.
 
-    def __init__(self, store: Store, facts: SeedFacts, run_id: str, parent_run_id: str) -> None:
+    Without a store it records nothing, and its ids are `untracked`.
+    """
+
+    def __init__(
+        self,
+        facts: SeedFacts,
+        store: Store | None = None,
+        run_id: str = UNTRACKED,
+        parent_run_id: str = UNTRACKED,
+    ) -> None:
         self.run_id = run_id
         self.parent_run_id = parent_run_id
         self.experiment_name = experiment_name()
         self._store = store
         self._facts = facts
-        self._recorded = recorded_epochs(store.client, run_id)
+        self._epochs = recorded_epochs(store.client, run_id) if store else set()
+        self._pictures = recorded_pictures(store.client, run_id) if store else set()
         self._previous_handler: Any = None
 
     def __enter__(self) -> Self:
@@ -55,9 +67,10 @@ class Tracker:
             status = "KILLED"
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
-        with observing(f"the end of {self._facts.row}"):
-            for run_id in (self.run_id, self.parent_run_id):
-                self._store.client.set_terminated(run_id, status)
+        if self._store is not None:
+            with observing(f"the end of {self._facts.row}"):
+                for run_id in (self.run_id, self.parent_run_id):
+                    self._store.client.set_terminated(run_id, status)
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
         if isinstance(error, Terminated):
@@ -65,22 +78,28 @@ class Tracker:
 
     def log_epoch(self, record: EpochRecord) -> None:
         """Record an epoch, as one request; an epoch that the run already has is left as it is."""
-        if record.epoch in self._recorded:
+        if self._store is None or record.epoch in self._epochs:
             return
         with observing(f"epoch {record.epoch}"):
             self._store.client.log_batch(self.run_id, metrics=epoch_metrics(record))
 
     def log_picture(self, name: str, image: "npt.NDArray[np.uint8]", step: int) -> None:
-        """Record a picture, uint8 (H, W) or (H, W, 1 or 3); the UI gives a step slider."""
-        if step in self._recorded:
+        """Record a picture, uint8 (H, W) or (H, W, 1 or 3), unless the run already has it.
+
+        The UI gives a step slider.
+        """
+        if self._store is None or (name, step) in self._pictures:
             return
         with observing(f"picture {name} at step {step}"):
             self._store.client.log_image(self.run_id, image, key=name, step=step)
 
     def log_model(self, model: ServedModel, step: int, validation_accuracy: float) -> None:
-        """Record and register the classifier of epoch `step`."""
+        """Record and register the classifier of epoch `step`, unless the run already has one."""
+        if self._store is None:
+            return
         with observing("the model"):
-            log_model(self._store, self._facts, self.run_id, model, step, validation_accuracy)
+            if not has_model(self._store.client.get_run(self.run_id)):
+                log_model(self._store, self._facts, self.run_id, model, step, validation_accuracy)
 
 
 def start_seed(
@@ -96,6 +115,9 @@ def start_seed(
 ) -> Tracker:
     """Start the run of one seed, or take up the unfinished one of the same fingerprint.
 
+    A store that cannot be used gives a warning and a tracker that records nothing; `sync` creates
+    such a run later, from the log.
+
     Args:
         row: key of the row in params.yaml.
         seed: the seed.
@@ -105,23 +127,25 @@ def start_seed(
         data_digest: md5 of the training file.
         num_train: number of training images.
         num_validation: number of held-out images.
-
-    Raises:
-        MlflowException: the store cannot be opened or written.
     """
     facts = SeedFacts(
         row, seed, fingerprint, parameters, environment, data_digest, num_train, num_validation
     )
-    store = open_current()
+    with observing(f"the start of {row} seed {seed}"):
+        return _start(open_current(), facts)
+    return Tracker(facts)
+
+
+def _start(store: Store, facts: SeedFacts) -> Tracker:
     now = now_ms()
     parent = ensure_parent(store, facts, now)
     store.client.update_run(parent, status="RUNNING")
-    runs = find_runs(store, kind="seed", fingerprint=fingerprint)
+    runs = find_runs(store, kind="seed", fingerprint=facts.fingerprint)
     unfinished = [run.info.run_id for run in runs if run.info.status != "FINISHED"]
     if unfinished:
         store.client.update_run(unfinished[0], status="RUNNING")
-        return Tracker(store, facts, unfinished[0], parent)
-    return Tracker(store, facts, create_seed_run(store, facts, parent, now, {}), parent)
+        return Tracker(facts, store, unfinished[0], parent)
+    return Tracker(facts, store, create_seed_run(store, facts, parent, now, {}), parent)
 
 
 def _raise_terminated(signum: int, _frame: FrameType | None) -> None:

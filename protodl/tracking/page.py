@@ -5,7 +5,13 @@ import os
 import socket
 import sys
 
-from protodl.tracking.store import Store, observing, open_current, tracking_uri
+from protodl.tracking.store import (
+    Store,
+    naming_failures,
+    observing,
+    open_current,
+    tracking_uri,
+)
 
 VIEW_KEY = "results"
 VIEW_COLUMNS = (  # metrics of row and seed runs that the prepared view shows, in this order
@@ -57,6 +63,7 @@ def link(server: str) -> str:
     return f"{server.rstrip('/')}/#/experiments/{open_current().experiment_id}/runs?{query}"
 
 
+@naming_failures()
 def serve_ui(port: int) -> None:
     """Print the link of the results view and become the MLflow server until it is interrupted.
 
@@ -64,6 +71,7 @@ def serve_ui(port: int) -> None:
 
     Raises:
         ValueError: the port is taken.
+        TrackingError: the store cannot be opened or written.
     """
     store = open_current()
     _prepare_view(store)

@@ -2,13 +2,16 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from protodl.datasets import DATASETS
 from protodl.records import EpochRecord, SeedLog
+from protodl.results import flatten
 from protodl.tracking.store import Store, now_ms
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ def _create_run(
         store.experiment_id, start_time=start_ms, tags={**common, **tags}, run_name=name
     )
     run_id = str(run.info.run_id)
-    parameters = [Param(key, value) for key, value in _flatten(facts.parameters).items()]
+    parameters = [Param(key, value) for key, value in flatten(facts.parameters).items()]
     for start in range(0, len(parameters), 100):  # a request takes 100
         store.client.log_batch(run_id, params=parameters[start : start + 100])
     _log_dataset(store, facts, run_id)
@@ -132,6 +135,13 @@ def recorded_epochs(client: "MlflowClient", run_id: str) -> set[int]:
     return {metric.step for metric in client.get_metric_history(run_id, "learning_rate")}
 
 
+def recorded_pictures(client: "MlflowClient", run_id: str) -> set[tuple[str, int]]:
+    """Names and steps of a run's pictures, as MLflow puts them into the names of the files."""
+    names = (Path(file.path).name for file in client.list_artifacts(run_id, "images"))
+    parts = (re.match(r"(.+)[+%]step[+%](\d+)[+%]", name) for name in names)
+    return {(found[1], int(found[2])) for found in parts if found}
+
+
 def epoch_metrics(record: EpochRecord) -> list[Any]:
     from mlflow.entities import Metric
 
@@ -158,14 +168,3 @@ def log_numbers(store: Store, run_id: str, numbers: Mapping[str, float]) -> None
 
 def _same(held: float | None, value: float) -> bool:
     return held is not None and (held == value or (math.isnan(held) and math.isnan(value)))
-
-
-def _flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as `optimizer.lr: '0.004'`."""
-    flat: dict[str, str] = {}
-    for key, value in parameters.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat

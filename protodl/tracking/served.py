@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from mlflow.entities import Run
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class ServedModel:
     module: "torch.nn.Module"
     example: "npt.NDArray[np.float32]"  # (2, C, H, W); with one image the batch size would be fixed
     class_names: Sequence[str]
+
+
+def has_model(run: "Run") -> bool:
+    """Whether a run has its classifier."""
+    return bool(run.outputs and run.outputs.model_outputs)
 
 
 def log_model(

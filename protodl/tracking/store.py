@@ -27,6 +27,10 @@ class TrackingWarning(UserWarning):
     """Something was not recorded in MLflow; the computation itself went on."""
 
 
+class TrackingError(RuntimeError):
+    """The MLflow store cannot be used; the message names it, the reason and what to do."""
+
+
 class Store(NamedTuple):
     client: "MlflowClient"
     experiment_id: str
@@ -49,7 +53,34 @@ def dvc_facts() -> dict[str, str]:
 
 
 def open_current() -> Store:
-    return _open_store(tracking_uri(), experiment_name())
+    """Open the store with its experiment.
+
+    Raises:
+        TrackingError: that is not possible.
+    """
+    try:
+        return _open_store(tracking_uri(), experiment_name())
+    except Exception as error:  # of MLflow, SQLAlchemy, the operating system
+        raise TrackingError(_trouble(error)) from error
+
+
+@contextmanager
+def naming_failures() -> Iterator[None]:
+    """Turn what a store that was open raises into TrackingError; other errors pass."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy"):
+            raise
+        raise TrackingError(_trouble(error)) from error
+
+
+def _trouble(error: Exception) -> str:
+    reason = " ".join(str(error).split()).partition(" [SQL:")[0] or type(error).__name__
+    return (
+        f"the MLflow store {tracking_uri()} cannot be used: {reason}; check MLFLOW_TRACKING_URI, "
+        "or move a damaged database away: `protodl sync` fills a new one"
+    )
 
 
 @lru_cache(maxsize=8)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protodl.records import EpochRecord
 from protodl.tracking.live import Tracker
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from torch import Tensor
+    from tqdm import tqdm
 
     from protodl.models import PrototypeNetwork
     from protodl.training import Hooks
@@ -33,26 +34,15 @@ def watch(
         epochs: number of epochs.
         images: number of training images in an epoch.
     """
-    from tqdm import tqdm
-
     from protodl.training import Hooks
 
-    with tqdm(
-        total=epochs * images,
-        desc=title,
-        unit=" images",
-        unit_scale=True,
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
-        smoothing=0.05,
-    ) as bar:
+    with _bar(title, epochs * images) as bar:
 
         def on_epoch(record: EpochRecord, network: "PrototypeNetwork") -> None:
             if bar.disable:
                 print(f"{title}: {_line(record, epochs)}", flush=True)
             else:
-                bar.n = record.epoch * images  # also right after a resume
-                bar.set_postfix_str(f"held-out {record.validation['accuracy']:.4f}")
+                _advance(bar, record, images)
             tracker.log_epoch(record)
             if record.epoch % every == 0 or record.epoch == epochs:
                 for name, picture in _pictures(network, samples).items():
@@ -62,6 +52,29 @@ def watch(
             bar.update(count)
 
         yield Hooks(on_step, on_epoch)
+
+
+def _bar(title: str, total: int) -> "tqdm[Any]":
+    """A progress bar over images, for a terminal only."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        desc=title,
+        unit=" images",
+        unit_scale=True,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        smoothing=0.05,
+    )
+
+
+def _advance(bar: "tqdm[Any]", record: EpochRecord, images: int) -> None:
+    """Show the end of an epoch, also of one that was trained before a resume."""
+    if bar.n != record.epoch * images:
+        # What was trained before counts as done, not as speed.
+        bar.initial = bar.last_print_n = bar.n = record.epoch * images
+    bar.set_postfix_str(f"held-out {record.validation['accuracy']:.4f}")
 
 
 def _line(record: EpochRecord, epochs: int) -> str:
