@@ -159,7 +159,8 @@ def _spread(row: ResultRow) -> str:
 def _how(rows: Sequence[ResultRow]) -> str:
     seconds = sum(row.train_seconds_mean * row.num_seeds for row in rows)
     seeds = ", ".join(_distinct(str(seed) for row in rows for seed in row.seeds))
-    facts = {name: _facts(rows, name) for name in ("processor", "device", "torch", "python")}
+    names = ("processor", "device", "threads", "precision", "torch", "python")
+    facts = {name: _facts(rows, name) for name in names}
     paper = load_published().paper
     numbers = [f"{_percent(share)} on {name}" for name, share in paper.test_accuracy.items()]
     source = load_published().port.source
@@ -167,8 +168,8 @@ def _how(rows: Sequence[ResultRow]) -> str:
         "## How it was made",
         "",
         f"- Command: `{'make repro' if _on_full_data(rows) else 'make demo'}`; seeds: {seeds}.",
-        f"- Hardware: {facts['processor']} ({facts['device']}); torch {facts['torch']}, "
-        f"Python {facts['python']}.",
+        f"- Hardware: {facts['processor']}; device {facts['device']}, threads {facts['threads']}, "
+        f"precision {facts['precision']}; torch {facts['torch']}, Python {facts['python']}.",
         f"- Training time: {format_seconds(seconds)} for all rows and seeds together.",
         "- Test accuracy: mean ± standard deviation over seeds (number of seeds); difference: in "
         "percentage points; seconds and epochs: training of one seed.",
