@@ -13,7 +13,14 @@ from protodl.records import EpochRecord, SeedLog
 from protodl.tables import PICTURES
 from stages.evaluate import summarise, write_json
 
-ENVIRONMENT = {"processor": "Abacus, 2 cores", "device": "cpu", "torch": "2.15.0", "python": "3.11"}
+ENVIRONMENT = {
+    "processor": "Abacus, 2 cores",
+    "device": "cpu",
+    "threads": "2",
+    "precision": "float32",
+    "torch": "2.15.0",
+    "python": "3.11",
+}
 
 
 def write_params(

@@ -256,7 +256,7 @@ def test_the_page_tells_of_each_row_and_shows_its_pictures(
     page = results_page(rows, params, Path("rows"))
     assert results_table(rows) in page
     assert "`make repro`; seeds: 3, 1." in page
-    assert "Abacus, 2 cores (cpu); torch 2.15.0, Python 3.11." in page
+    assert "Abacus, 2 cores; device cpu, threads 2, precision float32; torch 2.15.0" in page
     assert "Training time: 4 min" in page  # six trainings of about 35 seconds
     sections = page.split("\n## ")[2:]
     assert [section.splitlines()[0] for section in sections] == list(EXPERIMENTS)
