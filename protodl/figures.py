@@ -30,7 +30,7 @@ Pixels = npt.NDArray[np.uint8]
 Images = npt.NDArray[Any]  # uint8, or floating in [0, 1]
 Floats = npt.NDArray[Any]
 Ints = npt.NDArray[Any]
-Params = ParamSpec("Params")
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 DPI = 150
@@ -76,11 +76,11 @@ STYLE: Any = {  # the stubs want a literal type for each key
 }
 
 
-def _styled(draw: Callable[Params, Result]) -> Callable[Params, Result]:
+def _styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Run with matplotlib's defaults and STYLE, whatever the user's own matplotlibrc says."""
 
     @functools.wraps(draw)
-    def wrapped(*args: Params.args, **kwargs: Params.kwargs) -> Result:
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(STYLE)
@@ -239,7 +239,7 @@ def _number(value: float) -> str:
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _need(condition: bool, message: str) -> None:
+def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
 
@@ -262,7 +262,7 @@ def samples_figure(
     """
     top = _to_pixels(originals, "originals")
     bottom = _to_pixels(reconstructions, "reconstructions")
-    _need(top.shape == bottom.shape, f"originals {top.shape} and reconstructions {bottom.shape}")
+    _require(top.shape == bottom.shape, f"originals {top.shape} and reconstructions {bottom.shape}")
     count, height, width, _ = top.shape
     scale = max(1, round(84 / width))
     cell, tall, side = width * scale + 4, height * scale, 26
@@ -293,7 +293,7 @@ def samples_figure(
 def _names(indices: Ints | None, class_names: Sequence[str] | None, count: int) -> list[str]:
     if indices is None:
         return [""] * count
-    _need(len(indices) == count, f"{count} images, but {len(indices)} labels or predictions")
+    _require(len(indices) == count, f"{count} images, but {len(indices)} labels or predictions")
     return [class_names[int(i)] if class_names else str(int(i)) for i in indices]
 
 
@@ -324,7 +324,9 @@ def prototypes_figure(
     """
     pixels = _to_pixels(images, "images")
     count, height, width, _ = pixels.shape
-    _need(len(classes) == len(weights) == count, f"{count} images need as many classes and weights")
+    _require(
+        len(classes) == len(weights) == count, f"{count} images need as many classes and weights"
+    )
     order = prototype_order(classes, weights) if by_class else list(range(count))
     scale = max(1, round((112 if count <= 15 else 84 if count <= 60 else 56) / width))
     numbers = [f"#{p} {_number(float(weights[p]))}" for p in range(count)]
@@ -379,7 +381,7 @@ def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Fi
     Held-out images: full lines; augmented training images: thin ones. The accuracy axis is
     logarithmic in the error, so that 98 and 99 % stand well apart. published: share in [0, 1].
     """
-    _need(any(log.history for log in logs), "curves_figure: no log holds an epoch")
+    _require(any(log.history for log in logs), "curves_figure: no log holds an epoch")
     figure = Figure(figsize=(PAGE_WIDTH / DPI, 3.1), dpi=DPI)
     accuracy = figure.add_axes((0.058, 0.13, 0.345, 0.76))
     loss = figure.add_axes((0.575, 0.43, 0.3, 0.46))
@@ -553,12 +555,12 @@ def weights_figure(
     prototypes (P, C, H, W). More than 25 rows stand in two blocks, more than 50 in several pairs.
     """
     matrix = np.asarray(weights, dtype=np.float64).T
-    _need(matrix.ndim == 2 and 0 not in matrix.shape, f"weights (K, P), got {np.shape(weights)}")
+    _require(matrix.ndim == 2 and 0 not in matrix.shape, f"weights (K, P), got {np.shape(weights)}")
     count, num_classes = matrix.shape
-    _need(bool(np.isfinite(matrix).all()), "weights: not all values are finite")
-    _need(num_classes == len(class_names), f"{num_classes} rows, {len(class_names)} class names")
+    _require(bool(np.isfinite(matrix).all()), "weights: not all values are finite")
+    _require(num_classes == len(class_names), f"{num_classes} rows, {len(class_names)} class names")
     pixels = None if images is None else _to_pixels(images, "images")
-    _need(pixels is None or len(pixels) == count, f"{count} prototypes need as many images")
+    _require(pixels is None or len(pixels) == count, f"{count} prototypes need as many images")
     order = list(range(count))
     if by_class:
         order = prototype_order(matrix.argmin(axis=1), matrix.min(axis=1))
@@ -693,8 +695,10 @@ def confusion_figure(counts: Ints, class_names: Sequence[str]) -> Figure:
     """
     counts = np.asarray(counts)
     size = len(class_names)
-    _need(counts.shape == (size, size), f"{size} classes, counts of shape {counts.shape}")
-    _need(np.issubdtype(counts.dtype, np.integer) and bool((counts >= 0).all()), "counts: integers")
+    _require(counts.shape == (size, size), f"{size} classes, counts of shape {counts.shape}")
+    _require(
+        np.issubdtype(counts.dtype, np.integer) and bool((counts >= 0).all()), "counts: integers"
+    )
     share = 100 * int(np.trace(counts)) / max(int(counts.sum()), 1)
     title = f"accuracy {share:.2f} % of {counts.sum():,} images"
     folded = [_fold(name, 64) for name in class_names]
@@ -776,9 +780,9 @@ class Case:
 @_styled
 def reasons_figure(cases: Sequence[Case]) -> Figure:
     """A row for each case, read as a sentence: this is a 7 because it looks like those."""
-    _need(bool(cases), "reasons_figure: no case")
+    _require(bool(cases), "reasons_figure: no case")
     shown = max(len(case.prototypes) for case in cases)
-    _need(shown > 0, "reasons_figure: a case without a prototype")
+    _require(shown > 0, "reasons_figure: a case without a prototype")
     page = _Page(REASONS + shown * STEP + 8, HEAD + len(cases) * 236)
     heads = (
         (MARGIN + BOX / 2, "This image"),

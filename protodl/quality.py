@@ -24,7 +24,6 @@ class PrototypeQuality:
     dominance: Tensor  # (P,) gap of its head weight to the next class
     decoded_classes: Tensor  # (P,) what the network says of the decoded prototype
     purity: Tensor  # (P,) share of the nearest training cases that have its class
-    num_classes: int
 
     @property
     def decode_agreement(self) -> float:
@@ -66,7 +65,6 @@ def measure_quality(network: PrototypeNetwork, train: Split) -> PrototypeQuality
         purity=purity(
             network.prototypes, classes, codes, train.labels.to(device), PURITY_NEIGHBOURS
         ).cpu(),
-        num_classes=network.num_classes,
     )
 
 

@@ -202,7 +202,7 @@ def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:
             coverage_min=int(metrics["coverage_min"]),
             train_seconds_mean=metrics["train_seconds"],
             num_epochs=int(metrics["num_epochs"]),
-            run_id=recorded.run_id,
+            run_id=tags["trained_run_id"],  # the same in a refilled store
             data_source="full" if tags["data_source"] == "full" else "sample",
             environment=_environment(tags),
         )

@@ -23,6 +23,7 @@ from protodl.datasets import (
 from protodl.explain import contributions, prototype_classes
 from protodl.models import NetworkOutput, PrototypeNetwork
 from protodl.records import SeedLog
+from protodl.results import load_published
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +111,9 @@ def draw_row(options: argparse.Namespace) -> None:
     for name, figure in draw(network, images, held_out.labels[:NUM_REFERENCE], info):
         figures.save(figure, options.output / f"{name}.png")
     logs = [SeedLog.read(options.logs / f"seed-{seed}.json") for seed in params.seeds]
-    figures.save(figures.curves_figure(logs), options.output / "curves.png")
+    comparable = params.data.source == "full"
+    published = load_published().port.test_accuracy.get(options.row) if comparable else None
+    figures.save(figures.curves_figure(logs, published), options.output / "curves.png")
     details = json.loads((options.details / f"seed-{first}.json").read_text())
     confusion = figures.confusion_figure(np.array(details["confusion"]), info.class_names)
     figures.save(confusion, options.output / "confusion.png")

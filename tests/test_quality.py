@@ -39,7 +39,6 @@ def test_shares_over_prototypes() -> None:
         dominance=torch.tensor([1.0, 2.0, 3.0, 4.0]),
         decoded_classes=torch.tensor([0, 1, 2, 2]),
         purity=torch.tensor([1.0, 0.5, 0.5, 1.0]),
-        num_classes=3,
     )
     assert quality.as_metrics() == {
         "decode_agreement": 0.75,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from protodl.models import PrototypeNetwork
     from protodl.training import Hooks
 
-PICTURE_COLUMNS = 10
+PICTURE_COLUMNS, PICTURE_SCALE = 10, 3  # MLflow does not enlarge a picture
 
 
 @contextmanager
@@ -98,6 +98,10 @@ def _pictures(network: "PrototypeNetwork", samples: "Tensor") -> "dict[str, npt.
         pairs = torch.cat([images, network.decode(network.encode(images))])
         prototypes = network.decode_prototypes()
     return {
-        "reconstructions": image_grid(pairs.cpu().numpy(), columns=PICTURE_COLUMNS),
-        "prototypes": image_grid(prototypes.cpu().numpy(), columns=PICTURE_COLUMNS),
+        "reconstructions": image_grid(
+            pairs.cpu().numpy(), columns=PICTURE_COLUMNS, scale=PICTURE_SCALE
+        ),
+        "prototypes": image_grid(
+            prototypes.cpu().numpy(), columns=PICTURE_COLUMNS, scale=PICTURE_SCALE
+        ),
     }
