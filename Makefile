@@ -21,7 +21,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 # The machine's uv where there is one that works, else the one that the rule below puts into .venv.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
 
-.PHONY: help demo test check repro ui table sync lock clean
+.PHONY: help demo test check repro bench ui table sync lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 
 repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv for one row, JOBS=2 side by side
 	protodl run $(ROW) $(if $(JOBS),-j $(JOBS))
+
+bench: $(INSTALLED) ## measure the speed beside the port's way of training; the machine should be idle
+	python -m benchmarks.run
 
 ui: $(INSTALLED) ## open the runs in MLflow's web interface; PORT=5001 for another port
 	protodl ui $(if $(PORT),--port $(PORT))

@@ -15,7 +15,19 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TARGETS = {"demo", "test", "check", "repro", "ui", "table", "sync", "lock", "clean", "help"}
+TARGETS = {
+    "demo",
+    "test",
+    "check",
+    "repro",
+    "bench",
+    "ui",
+    "table",
+    "sync",
+    "lock",
+    "clean",
+    "help",
+}
 
 
 def project_files() -> list[Path]:

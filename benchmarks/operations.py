@@ -1,0 +1,48 @@
+"""Floating-point operations of a training step, counted from shapes; product and sum are two."""
+
+from itertools import pairwise
+from typing import cast
+
+from torch import nn
+
+from protodl.models import PrototypeNetwork, ResizeConv2d, layer_sizes
+
+
+def step_operations(network: PrototypeNetwork, batch_size: int) -> int:
+    """Operations of the convolutions and matrix products in forward and backward pass of a step.
+
+    The backward pass takes each layer's forward products twice, for its weights and its inputs; the
+    images need no gradient.
+    """
+    encoder, decoder = encoder_operations(network), decoder_operations(network)
+    head = 2 * len(network.prototypes) * network.num_classes
+    return batch_size * (3 * (sum(encoder) + sum(decoder) + head) - encoder[0])
+
+
+def encoder_operations(network: PrototypeNetwork) -> list[int]:
+    """Forward operations of each encoder layer for one image."""
+    layers = cast(list[nn.Conv2d], list(network.encoder.layers))
+    sizes = layer_sizes(network.image_size)
+    return [
+        2 * 9 * layer.in_channels * layer.out_channels * size**2
+        for layer, size in zip(layers, sizes[1:], strict=True)
+    ]
+
+
+def decoder_operations(network: PrototypeNetwork) -> list[int]:
+    """Forward operations of each decoder layer for one image, as they are carried out."""
+    layers = cast(list[ResizeConv2d | nn.ConvTranspose2d], list(network.decoder.layers))
+    sizes = layer_sizes(network.image_size)[::-1]
+    counts = []
+    for layer, (small, large) in zip(layers, pairwise(sizes), strict=True):
+        inputs, outputs = layer.in_channels, layer.out_channels
+        if isinstance(layer, ResizeConv2d) and layer.mix_first:
+            mixing = 9 * small**2 * inputs * outputs
+            widening = small * large * 3 * small * 3 * outputs
+            heightening = large * 3 * small * large * outputs
+            counts.append(2 * (mixing + widening + heightening))
+        elif isinstance(layer, ResizeConv2d):
+            counts.append(2 * 9 * inputs * outputs * large**2)
+        else:  # a transposed convolution spreads each of its inputs
+            counts.append(2 * 9 * inputs * outputs * small**2)
+    return counts
