@@ -40,8 +40,8 @@ def main() -> None:
     print(page(rounded))
 
 
-def page(results: Mapping[str, Any]) -> str:
-    """The figures in words and tables."""
+def rows_table(results: Mapping[str, Any]) -> str:
+    """The figures of each row as a table in Markdown."""
     cells = [
         [
             row,
@@ -55,7 +55,11 @@ def page(results: Mapping[str, Any]) -> str:
         for row, speed in results["throughput"].items()
     ]
     head = ["row", "images/s", "port's way", "ratio", "share of peak", "classify (µs)"]
-    table = tabulate([*cells], [*head, "with decoder (µs)"], "pipe", disable_numparse=True)
+    return tabulate([*cells], [*head, "with decoder (µs)"], "pipe", disable_numparse=True)
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The figures in words and tables."""
     elastic, facts = results["elastic"], results["environment"]
     growth = [
         f"- Milliseconds of a step of the first row by {name.replace('_', ' ')}: "
@@ -69,7 +73,7 @@ def page(results: Mapping[str, Any]) -> str:
         "The baseline (`port_way.py`) trains the same network as the published port does: SciPy "
         "image by image in DataLoader workers, NCHW float32, losses fetched in every step.",
         "",
-        table,
+        rows_table(results),
         "",
         f"- Machine: {facts['processor']}, {facts['threads']} threads, {facts['precision']}; "
         f"torch {facts['torch']}.",
