@@ -130,6 +130,20 @@ def test_the_network_kept_is_the_best_on_the_held_out_images(whole: FitResult) -
     assert measured.accuracy == whole.selected.validation["accuracy"]
 
 
+def test_an_epoch_is_selected_against_all_before_it_not_the_last_only(whole: FitResult) -> None:
+    run = trainer()
+    first = whole.history[0]
+    better, worse = ({**first.validation, "accuracy": share} for share in (1.1, 0.0))
+    run.history = [
+        first.model_copy(update={"validation": better, "selected": True}),
+        first.model_copy(update={"epoch": 2, "validation": worse, "selected": False}),
+    ]
+    record = run.run_epoch(Hooks())
+    assert record.validation["accuracy"] > 0
+    assert not record.selected
+    assert run.best_state == {}
+
+
 def test_training_metrics_weigh_a_short_last_batch(tmp_path: Path) -> None:
     """Where nothing moves, the mean over unequal batches must be the mean over images."""
     still = OptimizerConfig(name="sgd", lr=1e-30, schedule="constant", weight_decay=0, momentum=0)
