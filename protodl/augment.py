@@ -3,6 +3,9 @@
 Shapes: N images, C channels, H x W pixels.
 """
 
+import math
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,18 +24,17 @@ def shift_and_flip(images: Tensor, shift: int, flip: bool, generator: torch.Gene
     """
     n, _, height, width = images.shape
     device = images.device
-    top, left = torch.randint(0, 2 * shift + 1, (2, n, 1), generator=generator, device=device)
-    rows = top + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device).expand(n, width)
-    if flip:
-        mirrored = torch.randint(0, 2, (n, 1), generator=generator, device=device).bool()
-        columns = torch.where(mirrored, columns.flip(1), columns)
+    top, left = torch.randint(0, 2 * shift + 1, (2, n), generator=generator, device=device)
     padded = F.pad(images, (shift, shift, shift, shift))
-    batch = torch.arange(n, device=device)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], (left + columns)[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # N, C, top, left, H, W
+    moved = windows[torch.arange(n, device=device), :, top, left]
+    if flip:
+        mirrored = torch.randint(0, 2, (n, 1, 1, 1), generator=generator, device=device).bool()
+        moved = torch.where(mirrored, moved.flip(3), moved)
+    return moved
 
 
+@cache
 def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> Tensor:
     """Toeplitz matrix (size, size) of a Gaussian filter with zeros outside, as SciPy truncates it.
 
@@ -52,10 +54,12 @@ def displacement(noise: Tensor, alpha: float, sigma: float) -> Tensor:
 
     Simard, Steinkraus, Platt 2003, section 2.
     """
-    height, width = noise.shape[-2:]
-    down = gaussian_matrix(height, sigma).to(noise)
+    n, axes, height, width = noise.shape
+    down = alpha * gaussian_matrix(height, sigma).to(noise)
     across = gaussian_matrix(width, sigma).to(noise)
-    return alpha * (down @ noise @ across.T)
+    rows = down @ noise.permute(2, 0, 1, 3).reshape(height, n * axes * width)  # H, (N 2 W)
+    field = rows.view(height * n * axes, width) @ across.T  # one product for all images each way
+    return field.view(height, n, axes, width).permute(1, 2, 0, 3)
 
 
 def deform(images: Tensor, field: Tensor) -> Tensor:
@@ -65,12 +69,22 @@ def deform(images: Tensor, field: Tensor) -> Tensor:
     `scipy.ndimage.map_coordinates(order=1, mode="constant")` gives, border included.
     """
     height, width = images.shape[-2:]
-    y = field[:, 0] + torch.arange(height, device=field.device)[:, None]
-    x = field[:, 1] + torch.arange(width, device=field.device)
-    grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], dim=-1)
-    sampled = F.grid_sample(images, grid, align_corners=True, padding_mode="border")
-    inside = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
-    return sampled * inside[:, None]
+    y, x = (torch.linspace(-1, 1, size, dtype=torch.float64) for size in (height, width))
+    places = torch.stack([y[:, None].expand(height, width), x.expand(height, width)], dim=1)
+    scale = 2 / torch.tensor([[height - 1], [width - 1]], dtype=torch.float64)  # pixels to [-1, 1]
+    # H, N, (y, x), W: how `displacement` lays its fields out, and one that grid_sample reads fast.
+    grid = torch.addcmul(places[:, None].to(field), field.permute(2, 0, 1, 3), scale.to(field))
+    grid.masked_fill_(grid.abs() > 1, 3)  # so far outside that no pixel has a share in it
+    upright = images.transpose(2, 3)  # grid_sample takes (x, y): exchange the images' axes instead
+    return F.grid_sample(upright, grid.permute(1, 0, 3, 2), align_corners=True)
+
+
+def uniform_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Whole numbers of [-2¹⁵, 2¹⁵), uniform, as float32: four for each 64-bit draw."""
+    count = math.prod(shape)
+    draws = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
+    draws.random_(-(2**63), None, generator=generator)
+    return draws.view(torch.int16)[:count].view(shape).float()
 
 
 def elastic(images: Tensor, alpha: float, sigma: float, generator: torch.Generator) -> Tensor:
@@ -83,10 +97,9 @@ def elastic(images: Tensor, alpha: float, sigma: float, generator: torch.Generat
         generator: source of randomness, on the images' device.
     """
     n, _, height, width = images.shape
-    noise = torch.rand(
-        (n, 2, height, width), generator=generator, device=images.device, dtype=images.dtype
-    )
-    return deform(images, displacement(2 * noise - 1, alpha, sigma))
+    # In the order in which `displacement` multiplies.
+    noise = uniform_noise((height, n, 2, width), generator).permute(1, 2, 0, 3)
+    return deform(images, displacement(noise.to(images.dtype), alpha / 2**15, sigma))
 
 
 def augment_pixels(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:

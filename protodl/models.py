@@ -58,10 +58,25 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images into maps; flattened in the order (C, H, W) they are the codes."""
-        maps = images
+        maps = self._arranged(images)
         for layer in self.layers:
-            maps = F.relu(layer(maps))
+            maps = F.relu(layer(maps), inplace=True)
         return maps
+
+
+    def _arranged(self, images: Tensor) -> Tensor:
+        """The images in the memory format of the layers.
+
+        With one channel both formats look alike, and convolutions would take the slow one.
+        """
+        weight = self.layers[-1].weight
+        assert isinstance(weight, Tensor)
+        if weight.is_contiguous():
+            return images
+        n, c, h, w = images.shape
+        if c == 1:
+            return images.reshape(n, h * w).view(n, h, w, 1).permute(0, 3, 1, 2)
+        return images.contiguous(memory_format=torch.channels_last)
 
 
 Activation = Literal["relu", "sigmoid"]
@@ -75,50 +90,101 @@ def _hidden_activation(config: ModelConfig, channels: int) -> Activation:
 
 
 def _activation(name: Activation, maps: Tensor) -> Tensor:
-    return F.relu(maps) if name == "relu" else torch.sigmoid(maps)
+    return F.relu(maps, inplace=True) if name == "relu" else torch.sigmoid(maps)
 
 
-class DeconvDecoder(nn.Module):
-    """Four transposed 3x3 convolutions of stride 2, sigmoid last; sizes mirror the encoder's."""
+def mix_then_spread(maps: Tensor, weight: Tensor, bias: Tensor, spread: Tensor) -> Tensor:
+    """A layer that is a spatial spread followed by a 3x3 kernel, channels mixed first: fewer sums.
 
-    def __init__(
-        self, channels: Sequence[int], sizes: Sequence[int], activation: Activation
-    ) -> None:
-        super().__init__()
-        self.activation = activation
-        self.layers = nn.ModuleList(
-            nn.ConvTranspose2d(i, o, 3, stride=2, padding=1, output_padding=large - (2 * small - 1))
-            for (i, o), (small, large) in zip(pairwise(channels), pairwise(sizes), strict=True)
+    Spread and kernel are linear and the spread treats all channels alike, so they commute. The nine
+    taps are mixed at the low resolution, 9hwIO products instead of 9HWIO, and then spread along
+    each axis by one matrix that holds the resize, the shift of each tap and the zero border.
+
+    Args:
+        maps: (N, I, h, h).
+        weight: (O, I, 3, 3).
+        bias: (O,).
+        spread: (H, 3h), from 3h numbers, (h, tap), of a row or column to H.
+
+    Returns:
+        (N, O, H, H).
+    """
+    n, i, h, _ = maps.shape
+    size, o = len(spread), len(weight)
+    planar = o < 8  # products as wide as the channels would be too narrow: as wide as the rows then
+    order = (2, 0, 3, 1) if planar else (3, 2, 0, 1)  # of the taps: (dy O dx) or (dx dy O)
+    taps = weight.permute(order).reshape(9 * o, i, 1, 1)
+    mixed = F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last))
+    mixed = mixed.permute(0, 2, 3, 1)  # N, h, w, taps
+    spread, bias = spread.to(mixed.dtype), bias.to(mixed.dtype)
+    if planar:
+        columns = mixed.reshape(n * h, h, 3 * o, 3).transpose(1, 2)
+        wide = columns.reshape(n * h * 3 * o, 3 * h) @ spread.T  # (N h dy O), W
+        full = torch.matmul(spread, wide.view(n, h * 3, o * size)).view(n, size, o, size)
+        return (full + bias[:, None]).permute(0, 2, 1, 3)
+    wide = torch.matmul(spread, mixed.reshape(n * h, h * 3, 3 * o))  # (N h), W, (dy O)
+    rows = wide.view(n, h, size, 3, o).transpose(2, 3).reshape(n, h * 3, size * o)
+    full = torch.matmul(spread, rows).view(n, size, size, o)
+    return (full + bias).permute(0, 3, 1, 2)
+
+
+def _shifted_taps(spread: Tensor) -> Tensor:
+    """Matrix (H, 3h) of a spread (H, h) followed by the shifts of a 3-tap kernel, zeros outside."""
+    border = torch.zeros(1, spread.shape[1], dtype=spread.dtype)
+    padded = torch.cat([border, spread, border])
+    shifts = [padded[shift : shift + len(spread)] for shift in range(3)]
+    return torch.stack(shifts, dim=2).flatten(1).to(torch.get_default_dtype())
+
+
+class TransposedConv2d(nn.ConvTranspose2d):
+    """3x3 transposed convolution, stride 2, padding 1, to a fixed size: (N, I, h, h) -> (N, O, H, H).
+
+    Where there are few output channels, PyTorch's own is several times slower than mixing first.
+    """
+
+    spread: Tensor
+
+    def __init__(self, channels_in: int, channels_out: int, size_in: int, size_out: int) -> None:
+        padding = size_out - (2 * size_in - 1)
+        super().__init__(
+            channels_in, channels_out, 3, stride=2, padding=1, output_padding=padding
         )
+        self.mix_first = 9 * channels_out <= channels_in
+        zeros = torch.zeros(size_out, size_in, dtype=torch.float64)
+        zeros[2 * torch.arange(size_in), torch.arange(size_in)] = 1  # each pixel, then a gap
+        self.register_buffer("spread", _shifted_taps(zeros), persistent=False)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Decode maps (N, width, h, w) into images (N, C, H, W) in [0, 1]."""
-        for layer in self.layers[:-1]:
-            maps = _activation(self.activation, layer(maps))
-        return torch.sigmoid(self.layers[-1](maps))
+    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Spread and convolve maps (N, I, h, h)."""
+        return self.mixed_first(maps) if self.mix_first else self.plain(maps)
+
+    def plain(self, maps: Tensor) -> Tensor:
+        """The layer as it is defined."""
+        return super().forward(maps)
+
+    def mixed_first(self, maps: Tensor) -> Tensor:
+        """The same, equal up to rounding."""
+        assert self.bias is not None
+        # A transposed convolution is a convolution of the spread maps with the mirrored kernel.
+        kernel = self.weight.transpose(0, 1).flip(2, 3)
+        return mix_then_spread(maps, kernel, self.bias, self.spread)
 
 
 class ResizeConv2d(nn.Conv2d):
-    """Bilinear resize (align_corners false) to a fixed size, then a 3x3 convolution, padding 1.
+    """Bilinear resize (align_corners false) to a fixed size, then a 3x3 convolution, padding 1."""
 
-    Both are linear and the resize treats all channels alike, so they commute: where the channels
-    shrink enough, the nine taps are mixed at the low resolution and resized afterwards, with the
-    shift and zero border of each tap folded into the resize matrix. Equal up to rounding.
-    """
-
-    resize_taps: Tensor
+    spread: Tensor
 
     def __init__(self, channels_in: int, channels_out: int, size_in: int, size_out: int) -> None:
         super().__init__(channels_in, channels_out, 3, padding=1)
         self.size_out = size_out
-        self.mix_first = 9 * channels_out * size_in**2 < channels_in * size_out**2
-        if self.mix_first:
-            taps = _resize_taps(size_in, size_out)
-            self.register_buffer("resize_taps", taps, persistent=False)
+        identity = torch.eye(size_in, dtype=torch.float64)[None]
+        resize = F.interpolate(identity, size=size_out, mode="linear", align_corners=False)[0].T
+        self.register_buffer("spread", _shifted_taps(resize), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Resize and convolve maps: (N, I, h, w) -> (N, O, H, W)."""
-        return self.mixed_first(maps) if self.mix_first else self.plain(maps)
+        """Resize and convolve maps (N, I, h, h) -> (N, O, H, H)."""
+        return self.mixed_first(maps)
 
     def plain(self, maps: Tensor) -> Tensor:
         """The layer as it is defined."""
@@ -127,31 +193,15 @@ class ResizeConv2d(nn.Conv2d):
         return F.conv2d(resized, self.weight, self.bias, padding=1)
 
     def mixed_first(self, maps: Tensor) -> Tensor:
-        """The same with channels mixed at the low resolution: 9hwIO instead of 9HWIO products."""
-        n, _, h, w = maps.shape
-        o, size = self.out_channels, self.size_out
-        taps = self.weight.permute(1, 3, 2, 0).reshape(self.in_channels, 9 * o)  # I, (dx dy O)
-        mixed = maps.permute(0, 2, 3, 1).reshape(n * h * w, self.in_channels) @ taps
-        resize = self.resize_taps.to(mixed.dtype)  # out, (in tap)
-        wide = torch.matmul(resize, mixed.view(n * h, w * 3, 3 * o))  # (N h), W, (dy O)
-        rows = wide.view(n, h, size, 3, o).permute(0, 1, 3, 2, 4).reshape(n, h * 3, size * o)
-        full = torch.matmul(resize, rows).view(n, size, size, o)
+        """The same, equal up to rounding."""
         assert self.bias is not None
-        return (full + self.bias.to(full.dtype)).permute(0, 3, 1, 2)
+        return mix_then_spread(maps, self.weight, self.bias, self.spread)
 
 
-def _resize_taps(size_in: int, size_out: int) -> Tensor:
-    """Matrix (out, in * 3) of a bilinear resize followed by the three shifts of a 3-tap kernel."""
-    identity = torch.eye(size_in, dtype=torch.float64)[None]
-    resize = F.interpolate(identity, size=size_out, mode="linear", align_corners=False)[0].T
-    border = torch.zeros(1, size_in, dtype=torch.float64)
-    padded = torch.cat([border, resize, border])
-    shifts = [padded[shift : shift + size_out] for shift in range(3)]
-    return torch.stack(shifts, dim=2).reshape(size_out, size_in * 3).to(torch.get_default_dtype())
+class Decoder(nn.Module):
+    """Four layers that enlarge the maps, sigmoid last; channels and sizes mirror the encoder's."""
 
-
-class UpsampleDecoder(nn.Module):
-    """Four times bilinear resize and 3x3 convolution, sigmoid last; sizes mirror the encoder's."""
+    layer: type[TransposedConv2d] | type[ResizeConv2d]
 
     def __init__(
         self, channels: Sequence[int], sizes: Sequence[int], activation: Activation
@@ -159,7 +209,7 @@ class UpsampleDecoder(nn.Module):
         super().__init__()
         self.activation = activation
         self.layers = nn.ModuleList(
-            ResizeConv2d(i, o, small, large)
+            self.layer(i, o, small, large)
             for (i, o), (small, large) in zip(pairwise(channels), pairwise(sizes), strict=True)
         )
 
@@ -170,7 +220,19 @@ class UpsampleDecoder(nn.Module):
         return torch.sigmoid(self.layers[-1](maps))
 
 
-DECODERS: dict[str, type[DeconvDecoder] | type[UpsampleDecoder]] = {
+class DeconvDecoder(Decoder):
+    """Transposed 3x3 convolutions of stride 2."""
+
+    layer = TransposedConv2d
+
+
+class UpsampleDecoder(Decoder):
+    """Bilinear resizes, each followed by a 3x3 convolution."""
+
+    layer = ResizeConv2d
+
+
+DECODERS: dict[str, type[Decoder]] = {
     "deconv": DeconvDecoder,
     "upconv": UpsampleDecoder,
 }

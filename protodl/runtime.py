@@ -1,5 +1,6 @@
 """The machine a run happens on: project root, device, precision, threads, seeds, facts."""
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from protodl.config import TrainingConfig
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of malloc.h
 THREADS_VARIABLE = "PROTODL_THREADS"  # set by `protodl run -j N` for each worker
 
 
@@ -58,6 +60,7 @@ def resolve_runtime(training: "TrainingConfig") -> Runtime:
     device = torch.device(auto_device if training.device == "auto" else training.device)
     threads = int(os.environ.get(THREADS_VARIABLE, "0")) or training.threads or available_cpus()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     return Runtime(
         device=device,
         dtype=_resolve_precision(training.precision, device),
@@ -82,6 +85,18 @@ def _resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
         )
         precision = "bfloat16" if native else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed tensors, where it is GNU's.
+
+    By default it gives large blocks back to the system at once, and every step of a training pays
+    for fresh pages again: a third of its time on small networks.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)  # from the heap, whatever the size
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # and the heap does not shrink
 
 
 def available_cpus() -> int:

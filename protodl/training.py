@@ -226,7 +226,7 @@ class Trainer:
         )
         images = augment_values(
             to_unit_interval(pixels), experiment.augment, self.augment_generator
-        ).contiguous(memory_format=runtime.memory_format)
+        )
         labels = self.train.labels[batch]
         half = runtime.dtype != torch.float32
         with torch.autocast(runtime.device.type, dtype=runtime.dtype, enabled=half):
