@@ -104,6 +104,11 @@ class LossConfig(Section):
     r1: NonNegativeFloat = 1.0
     r2: NonNegativeFloat = 1.0
     reconstruction_norm: ReconstructionNorm = "l2"
+    reconstruction_share: float = Field(default=1.0, gt=0, le=1)  # of each batch that is decoded
+    prototype_classification: NonNegativeFloat = 0.0
+    cycle: NonNegativeFloat = 0.0
+    prototype_start: float = Field(default=0.2, ge=0, lt=1)  # share of training without these two
+    prototype_share: float = Field(default=1.0, gt=0, le=1)  # of the prototypes that a step takes
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> Self:
@@ -124,7 +129,7 @@ class AugmentConfig(Section):
 class OptimizerConfig(Section):
     """Optimizer, learning-rate schedule, gradient clipping and weight averaging."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adamw"
     lr: PositiveFloat = 4e-3
     weight_decay: NonNegativeFloat = 4e-5
     momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from protodl.config import LossConfig, ReconstructionNorm
+from protodl.config import LossConfig
 from protodl.datasets import Split, to_unit_interval
-from protodl.losses import classification, reconstruction_error
+from protodl.losses import TERM_NAMES, batch_terms, prototype_terms
 from protodl.models import PrototypeNetwork
 
 EVALUATION_BATCH = 500
@@ -23,12 +23,15 @@ class Evaluation:
 
     predictions: Tensor  # (N,)
     accuracy: float
-    terms: dict[str, float]  # unweighted; r1 over all N codes, the others means over images
-    loss: float  # the weighted sum
+    # Unweighted; r1 over all N codes, the others means over images or prototypes. Without the
+    # decoder those that need none.
+    terms: dict[str, float]
+    loss: float | None  # the weighted sum; None without the decoder
 
     def as_metrics(self) -> dict[str, float]:
         """Accuracy, loss and its terms as one flat table."""
-        return {"accuracy": self.accuracy, "loss": self.loss, **self.terms}
+        loss = {} if self.loss is None else {"loss": self.loss}
+        return {"accuracy": self.accuracy, **loss, **self.terms}
 
 
 def batches(split: Split, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -41,38 +44,39 @@ def batches(split: Split, device: torch.device) -> Iterator[tuple[Tensor, Tensor
 
 @torch.inference_mode()
 def evaluate(
-    network: PrototypeNetwork, split: Split, weights: LossConfig, device: torch.device
+    network: PrototypeNetwork,
+    split: Split,
+    weights: LossConfig,
+    device: torch.device,
+    decode: bool = True,
 ) -> Evaluation:
-    """Evaluate a network on a split; every image counts once, also in a short last batch."""
-    norm: ReconstructionNorm = weights.reconstruction_norm
+    """Evaluate a network on a split; every image counts once, also in a short last batch.
+
+    `decode=False` is for accuracy alone: it leaves the decoder out, and what needs it.
+    """
     predictions: list[Tensor] = []
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     closest = torch.full((len(network.prototypes),), torch.inf, device=device)
     for images, labels in batches(split, device):
-        output = network(images)
-        assert output.reconstructions is not None
+        output = network(images, decode=decode)
+        terms = batch_terms(output, images, labels, weights.reconstruction_norm)
+        means = torch.stack([terms.classification, terms.reconstruction, terms.r2])
+        sums += means.double() * len(labels)
         predictions.append(output.logits.argmax(dim=1))
-        sums += torch.stack(
-            [
-                classification(output.logits, labels) * len(labels),
-                reconstruction_error(output.reconstructions, images, norm).sum(),
-                output.distances.amin(dim=1).sum(),
-            ]
-        ).double()
         closest = torch.minimum(closest, output.distances.amin(dim=0))
     predicted = torch.cat(predictions).cpu()
-    means = (sums / len(split)).tolist()
-    terms = {
-        "classification": means[0],
-        "reconstruction": means[1],
-        "r1": float(closest.double().mean()),
-        "r2": means[2],
-    }
+    classified, reconstructed, to_prototypes = (sums / len(split)).tolist()
+    r1 = float(closest.double().mean())
+    found = {"classification": classified, "r1": r1, "r2": to_prototypes}
+    if decode:
+        chosen = torch.arange(len(network.prototypes), device=device)
+        found["reconstruction"] = reconstructed
+        found |= {name: float(term) for name, term in prototype_terms(network, chosen).items()}
     return Evaluation(
         predictions=predicted,
         accuracy=accuracy(predicted, split.labels),
-        terms=terms,
-        loss=sum(getattr(weights, name) * value for name, value in terms.items()),
+        terms={name: found[name] for name in TERM_NAMES if name in found},
+        loss=sum(getattr(weights, name) * found[name] for name in TERM_NAMES) if decode else None,
     )
 
 

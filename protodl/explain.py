@@ -6,14 +6,6 @@ Shapes: N images, P prototypes, K classes.
 from torch import Tensor
 
 
-def prototype_classes(head_weight: Tensor) -> Tensor:
-    """Class (P,) of each prototype from the head's weight (K, P): the most negative one.
-
-    The head acts on distances, so a negative weight makes closeness evidence for the class.
-    """
-    return head_weight.argmin(dim=0)
-
-
 def contributions(distances: Tensor, mean_distances: Tensor, head_weight: Tensor) -> Tensor:
     """How much each prototype speaks for each class, against an average image: (N, K, P).
 

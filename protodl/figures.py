@@ -463,8 +463,8 @@ def _accuracy_ticks(low: float, high: float) -> list[float]:
 
 def _draw_losses(axes: Axes, logs: Sequence[SeedLog]) -> None:
     first = next(log for log in logs if log.history)
-    terms = [name for name in first.history[0].validation if name not in ("accuracy", "loss")]
-    names = [*terms, *(["loss"] if "loss" in first.history[0].validation else [])]
+    terms = [name for name in first.history[0].train if name not in ("accuracy", "loss")]
+    names = [*terms, *(["loss"] if "loss" in first.history[0].train else [])]
     spare = iter(SPARE_COLOURS * len(names))
     labels = []
     axes.set_yscale("log")

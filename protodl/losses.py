@@ -4,45 +4,73 @@ Shapes: N images, C channels, H x W pixels, P prototypes, K classes.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from protodl.config import LossConfig, ReconstructionNorm
-from protodl.models import NetworkOutput
+from protodl.models import NetworkOutput, PrototypeNetwork, prototype_classes
 
 
-@dataclass(frozen=True)
-class LossTerms:
+class LossTerms(NamedTuple):
     """The unweighted terms of one batch, scalars; names are those of the weights in params.yaml."""
 
     classification: Tensor
     reconstruction: Tensor
     r1: Tensor
     r2: Tensor
+    prototype_classification: Tensor
+    cycle: Tensor
 
     def total(self, weights: LossConfig) -> Tensor:
         """The weighted sum Σ λ_t · term_t that training minimises."""
-        parts = [getattr(weights, term.name) * getattr(self, term.name) for term in fields(self)]
+        parts = [getattr(weights, name) * term for name, term in self._asdict().items()]
         return torch.stack(parts).sum()
 
 
-TERM_NAMES = tuple(term.name for term in fields(LossTerms))
+TERM_NAMES = LossTerms._fields
 
 
-def loss_terms(
+def batch_terms(
     output: NetworkOutput, images: Tensor, labels: Tensor, norm: ReconstructionNorm
 ) -> LossTerms:
-    """All terms of a batch: images (N, C, H, W) in [0, 1], labels (N,) of class indices."""
-    assert output.reconstructions is not None
+    """The terms of a batch: images (N, C, H, W) in [0, 1], labels (N,) of class indices.
+
+    The reconstruction term is a mean over the images that were decoded, the first of the batch; the
+    terms of the prototypes alone are 0 (see `prototype_terms`).
+    """
+    decoded = output.reconstructions
+    zero = output.logits.new_zeros(())
     return LossTerms(
         classification=classification(output.logits, labels),
-        reconstruction=reconstruction_error(output.reconstructions, images, norm).mean(),
+        reconstruction=(
+            zero
+            if decoded is None
+            else reconstruction_error(decoded, images[: len(decoded)], norm).mean()
+        ),
         r1=r1(output.distances),
         r2=r2(output.distances),
+        prototype_classification=zero,
+        cycle=zero,
     )
+
+
+def prototype_terms(network: PrototypeNetwork, chosen: Tensor) -> dict[str, Tensor]:
+    """What the pictures of the prototypes with indices `chosen` (S,) mean to the network itself.
+
+    `prototype_classification`: cross-entropy of network(decode(p)) and the class that p speaks for;
+    `cycle`: how far encode(decode(p)) lies from p. Both are 0 for pictures that mean to the network
+    what they are shown for.
+    """
+    prototypes = network.prototypes[chosen]
+    output = network(network.decode(prototypes), decode=False)
+    classes = prototype_classes(network.head.weight.detach())[chosen]
+    return {
+        "prototype_classification": classification(output.logits, classes),
+        "cycle": cycle(output.codes, prototypes),
+    }
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
@@ -82,3 +110,8 @@ def r2(distances: Tensor) -> Tensor:
     Every training case looks like some prototype.
     """
     return distances.amin(dim=1).mean()
+
+
+def cycle(codes: Tensor, prototypes: Tensor) -> Tensor:
+    """1/S Σ_p ‖encode(decode(p)) - p‖₂ of codes (S, D) and the prototypes (S, D) they come from."""
+    return torch.linalg.vector_norm(codes.to(prototypes.dtype) - prototypes, dim=1).mean()

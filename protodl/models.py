@@ -137,7 +137,7 @@ def _shifted_taps(spread: Tensor) -> Tensor:
 
 
 class TransposedConv2d(nn.ConvTranspose2d):
-    """3x3 transposed convolution, stride 2, padding 1, to a fixed size: (N, I, h, h) -> (N, O, H, H).
+    """3x3 transposed convolution, stride 2, padding 1, to a fixed size.
 
     Where there are few output channels, PyTorch's own is several times slower than mixing first.
     """
@@ -154,8 +154,8 @@ class TransposedConv2d(nn.ConvTranspose2d):
         zeros[2 * torch.arange(size_in), torch.arange(size_in)] = 1  # each pixel, then a gap
         self.register_buffer("spread", _shifted_taps(zeros), persistent=False)
 
-    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Spread and convolve maps (N, I, h, h)."""
+    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002
+        """Spread and convolve maps (N, I, h, h) -> (N, O, H, H); the size is the layer's own."""
         return self.mixed_first(maps) if self.mix_first else self.plain(maps)
 
     def plain(self, maps: Tensor) -> Tensor:
@@ -270,10 +270,14 @@ class PrototypeNetwork(nn.Module):
         self._initialise_prototypes()
         self._initialise_head()
 
-    def forward(self, images: Tensor, decode: bool = True) -> NetworkOutput:
-        """Classify images (N, C, H, W) in [0, 1]; `decode=False` leaves the decoder out."""
+    def forward(self, images: Tensor, decode: bool | int = True) -> NetworkOutput:
+        """Classify images (N, C, H, W) in [0, 1].
+
+        `decode=False` leaves the decoder out; a number decodes only so many of the first images.
+        """
         maps = self.encoder(images)
-        reconstructions = self.decoder(maps) if decode else None
+        count = len(maps) if decode is True else int(decode)
+        reconstructions = self.decoder(maps[:count]) if count else None
         codes = maps.flatten(1)
         distances = self.distances(codes)
         return NetworkOutput(self.classify(distances), reconstructions, distances, codes)
@@ -331,6 +335,14 @@ class PrototypeNetwork(nn.Module):
             own = torch.arange(self.config.num_prototypes)
             with torch.no_grad():
                 self.head.weight[own % self.num_classes, own] = -1.0
+
+
+def prototype_classes(head_weight: Tensor) -> Tensor:
+    """Class (P,) of each prototype from the head's weight (K, P): the most negative one.
+
+    The head acts on distances, so a negative weight makes closeness evidence for the class.
+    """
+    return head_weight.argmin(dim=0)
 
 
 class Classifier(nn.Module):

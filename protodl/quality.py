@@ -10,8 +10,7 @@ from torch import Tensor
 
 from protodl.datasets import Split
 from protodl.evaluation import batches
-from protodl.explain import prototype_classes
-from protodl.models import PrototypeNetwork
+from protodl.models import PrototypeNetwork, prototype_classes
 
 PURITY_NEIGHBOURS = 25
 

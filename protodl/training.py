@@ -14,19 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from protodl.augment import augment_pixels, augment_values
 from protodl.checkpoint import FORMAT, read, write_atomically
-from protodl.config import Experiment, OptimizerConfig
+from protodl.config import Experiment
 from protodl.datasets import DATASETS, Split, to_unit_interval
 from protodl.evaluation import evaluate
-from protodl.losses import TERM_NAMES, loss_terms
+from protodl.losses import TERM_NAMES, LossTerms, batch_terms, prototype_terms
 from protodl.models import PrototypeNetwork
+from protodl.optimizers import build_optimizers, learning_rate
 from protodl.records import EpochRecord
 from protodl.runtime import Runtime, seeded
-
-INITIAL_LR_DIVISOR = 25  # one-cycle starts at lr / 25 (Smith, Topin 2018)
 
 
 class TrainingError(RuntimeError):
@@ -79,33 +77,6 @@ def choose_cases(labels: Tensor, count: int, seed: int) -> Tensor:
     return torch.stack([of_class[k][turn % len(of_class[k])] for turn, k in picks])
 
 
-def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """Learning rate of a step (0 is the first): constant, or linear up, then cosine down to 0."""
-    if config.schedule == "constant":
-        return config.lr
-    warmup_steps = config.warmup * total_steps
-    if step < warmup_steps:
-        low = config.lr / INITIAL_LR_DIVISOR
-        return low + (config.lr - low) * step / warmup_steps
-    done = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def build_optimizer(network: PrototypeNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer that params.yaml names, over all parameters, prototypes included."""
-    parameters = list(network.parameters())
-    if config.name == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-
-
 @dataclass
 class Trainer:
     """One training: network, optimizer and all random state; everything a checkpoint holds."""
@@ -123,8 +94,9 @@ class Trainer:
         device = self.runtime.device
         self.network.to(device).to(memory_format=self.runtime.memory_format)
         self.train = Split(self.train.images.to(device), self.train.labels.to(device))
-        self.optimizer = build_optimizer(self.network, self.experiment.optimizer)
-        self.average = self._build_average()
+        self.optimizers = build_optimizers(self.network, self.experiment.optimizer)
+        averaging = self.experiment.optimizer.averaging > 0
+        self.average = copy.deepcopy(self.network) if averaging else None
         self.order_generator = torch.Generator().manual_seed(self.seed)
         self.augment_generator = torch.Generator(device).manual_seed(self.seed)
         self.best_state: dict[str, Tensor] = {}
@@ -135,13 +107,14 @@ class Trainer:
         return math.ceil(len(self.train) / self.experiment.batch_size)
 
     @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.experiment.epochs * self.steps_per_epoch
+
+    @property
     def evaluated(self) -> PrototypeNetwork:
         """The network that is validated and kept: the averaged one where averaging is on."""
-        if self.average is None:
-            return self.network
-        module = self.average.module
-        assert isinstance(module, PrototypeNetwork)
-        return module
+        return self.network if self.average is None else self.average
 
     def run_epoch(self, hooks: Hooks) -> EpochRecord:
         """Train one epoch, validate, and keep the weights if they are the best so far."""
@@ -150,7 +123,7 @@ class Trainer:
         train_seconds = time.perf_counter() - start
         self._check_finite(metrics)
         result = evaluate(
-            self.evaluated, self.validation, self.experiment.loss, self.runtime.device
+            self.evaluated, self.validation, self.experiment.loss, self.runtime.device, decode=False
         )
         selected = all(_merit(result.as_metrics()) > _merit(r.validation) for r in self.history)
         if selected:
@@ -162,7 +135,7 @@ class Trainer:
             timestamp_ms=time.time_ns() // 1_000_000,
             seconds=time.perf_counter() - start,
             images_per_second=len(self.train) / train_seconds,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.optimizers[0].param_groups[0]["lr"],
             train=metrics,
             validation=result.as_metrics(),
             selected=selected,
@@ -176,7 +149,7 @@ class Trainer:
             "format": FORMAT,
             "network": self.network.state_dict(),
             "average": self.average.state_dict() if self.average else {},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "order_generator": self.order_generator.get_state(),
             "augment_generator": self.augment_generator.get_state(),
             "best_state": self.best_state,
@@ -188,17 +161,12 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.order_generator.set_state(state["order_generator"])
         self.augment_generator.set_state(state["augment_generator"])
         self.best_state = state["best_state"]
         self.history = [EpochRecord(**record) for record in json.loads(state["history"])]
-
-    def _build_average(self) -> AveragedModel | None:
-        decay = self.experiment.optimizer.averaging
-        if decay == 0:
-            return None
-        return AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
     def _train_epoch(self, hooks: Hooks) -> dict[str, float]:
         """One pass over the training images; returns means over images (r1: over batches)."""
@@ -230,26 +198,43 @@ class Trainer:
         labels = self.train.labels[batch]
         half = runtime.dtype != torch.float32
         with torch.autocast(runtime.device.type, dtype=runtime.dtype, enabled=half):
-            output = self.network(images)
-        terms = loss_terms(output, images, labels, experiment.loss.reconstruction_norm)
+            terms, logits = self._terms(images, labels, step)
         loss = terms.total(experiment.loss)
         self._optimise(loss, step)
-        correct = (output.logits.argmax(dim=1) == labels).float().mean()
+        correct = (logits.argmax(dim=1) == labels).float().mean()
         return torch.stack([correct, loss, *(getattr(terms, name) for name in TERM_NAMES)]).detach()
+
+    def _terms(self, images: Tensor, labels: Tensor, step: int) -> tuple[LossTerms, Tensor]:
+        """All terms of the loss, and the logits (N, K)."""
+        weights = self.experiment.loss
+        count = max(1, round(weights.reconstruction_share * len(images)))
+        output = self.network(images, decode=count if weights.reconstruction else 0)
+        terms = batch_terms(output, images, labels, weights.reconstruction_norm)
+        asks = weights.prototype_classification > 0 or weights.cycle > 0
+        if not asks or step < weights.prototype_start * self.total_steps:
+            return terms, output.logits
+        total = len(self.network.prototypes)
+        count = max(1, round(weights.prototype_share * total))
+        order = torch.randperm(total, generator=self.augment_generator, device=images.device)
+        return terms._replace(**prototype_terms(self.network, order[:count])), output.logits
 
     def _optimise(self, loss: Tensor, step: int) -> None:
         """Backward, clip, step, average."""
         config = self.experiment.optimizer
-        total_steps = self.experiment.epochs * self.steps_per_epoch
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, total_steps)
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step, self.total_steps)
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.network)
+            # The first step replaces the initial weights, which are no result of training.
+            weight = 1.0 if step == 0 else 1 - config.averaging
+            averages = [parameter.data for parameter in self.average.parameters()]
+            torch._foreach_lerp_(averages, [p.data for p in self.network.parameters()], weight)
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
@@ -261,8 +246,8 @@ class Trainer:
 
 
 def _merit(metrics: dict[str, float]) -> tuple[float, float]:
-    """What epochs are selected by: accuracy, and among equals the lower loss."""
-    return metrics["accuracy"], -metrics["loss"]
+    """What epochs are selected by: accuracy, and among equals the lower cross-entropy."""
+    return metrics["accuracy"], -metrics["classification"]
 
 
 def fit(

@@ -20,8 +20,8 @@ from protodl.datasets import (
     load_split,
     to_unit_interval,
 )
-from protodl.explain import contributions, prototype_classes
-from protodl.models import NetworkOutput, PrototypeNetwork
+from protodl.explain import contributions
+from protodl.models import NetworkOutput, PrototypeNetwork, prototype_classes
 from protodl.records import SeedLog
 from protodl.results import load_published
 

@@ -22,6 +22,7 @@ from protodl import (
     evaluation,
     losses,
     models,
+    optimizers,
     records,
     runtime,
     training,
@@ -43,6 +44,7 @@ MODULES = (
     evaluation,
     losses,
     models,
+    optimizers,
     records,
     runtime,
     training,
@@ -153,13 +155,15 @@ def write_curves(logs: Sequence[SeedLog], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        names = [*logs[0].history[0].train]
-        header = [f"{part}_{name}" for part in ("train", "validation") for name in names]
+        first = logs[0].history[0]
+        header = [f"train_{name}" for name in first.train]
+        header += [f"validation_{name}" for name in first.validation]
         writer.writerow(["epoch", "learning_rate", *header])
         for records in zip(*(log.history for log in logs), strict=True):
             columns = [[record.learning_rate for record in records]]
-            columns += [[record.train[name] for record in records] for name in names]
-            columns += [[record.validation[name] for record in records] for name in names]
+            columns += [[record.train[name] for record in records] for name in first.train]
+            for name in first.validation:
+                columns.append([record.validation[name] for record in records])
             writer.writerow([records[0].epoch, *(f"{fmean(column):.6g}" for column in columns)])
 
 

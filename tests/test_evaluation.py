@@ -7,7 +7,7 @@ from protodl import evaluation
 from protodl.config import LossConfig, ModelConfig
 from protodl.datasets import Split, to_unit_interval
 from protodl.evaluation import accuracy, confusion_matrix, evaluate
-from protodl.losses import loss_terms
+from protodl.losses import batch_terms, prototype_terms
 from protodl.models import PrototypeNetwork
 
 
@@ -22,11 +22,12 @@ def test_a_short_last_batch_weighs_what_it_holds(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = PrototypeNetwork(ModelConfig(), 1, 28)
-    weights = LossConfig()
+    weights = LossConfig(cycle=2.0, prototype_classification=3.0)
     images = to_unit_interval(split.images)
     with torch.inference_mode():
         output = network(images)
-        terms = loss_terms(output, images, split.labels, "l2")
+        terms = batch_terms(output, images, split.labels, "l2")
+        terms = terms._replace(**prototype_terms(network, torch.arange(15)))
     for size in (37, 36, 10):
         monkeypatch.setattr(evaluation, "EVALUATION_BATCH", size)
         result = evaluate(network, split, weights, torch.device("cpu"))
@@ -34,6 +35,18 @@ def test_a_short_last_batch_weighs_what_it_holds(
             assert value == pytest.approx(float(getattr(terms, name)), rel=1e-5), (size, name)
         assert result.loss == pytest.approx(float(terms.total(weights)), rel=1e-5)
         assert result.accuracy == accuracy(output.logits.argmax(1), split.labels)
+
+
+def test_accuracy_alone_leaves_the_decoder_out(split: Split) -> None:
+    network = PrototypeNetwork(ModelConfig(), 1, 28)
+    whole = evaluate(network, split, LossConfig(), torch.device("cpu"))
+    network.decoder.register_forward_hook(lambda *_: pytest.fail("the decoder ran"))
+    part = evaluate(network, split, LossConfig(), torch.device("cpu"), decode=False)
+    assert part.as_metrics() == {
+        name: value
+        for name, value in whole.as_metrics().items()
+        if name in ("accuracy", "classification", "r1", "r2")
+    }
 
 
 def test_evaluation_leaves_network_and_random_state_alone(split: Split) -> None:

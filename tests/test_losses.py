@@ -4,17 +4,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from protodl.config import LossConfig
+from protodl.config import LossConfig, ModelConfig
 from protodl.losses import (
     TERM_NAMES,
     LossTerms,
+    batch_terms,
     classification,
-    loss_terms,
+    cycle,
+    prototype_terms,
     r1,
     r2,
     reconstruction_error,
 )
-from protodl.models import NetworkOutput
+from protodl.models import NetworkOutput, PrototypeNetwork, prototype_classes
 
 # Two codes, three prototypes.
 DISTANCES = torch.tensor([[3.0, 1.0, 4.0], [2.0, 5.0, 9.0]])
@@ -51,9 +53,11 @@ def test_no_softmax_stands_before_the_cross_entropy() -> None:
 
 
 def test_total_is_the_weighted_sum_of_the_terms() -> None:
-    terms = LossTerms(*(torch.tensor(value) for value in (1.0, 10.0, 100.0, 1000.0)))
-    weights = LossConfig(classification=2, reconstruction=3, r1=4, r2=5)
-    assert terms.total(weights) == 2 * 1 + 3 * 10 + 4 * 100 + 5 * 1000
+    terms = LossTerms(*(torch.tensor(value) for value in (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)))
+    weights = LossConfig(
+        classification=2, reconstruction=3, r1=4, r2=5, prototype_classification=6, cycle=7
+    )
+    assert terms.total(weights) == 765432
     assert set(TERM_NAMES) < set(LossConfig.model_fields)
 
 
@@ -61,7 +65,40 @@ def test_terms_of_a_batch() -> None:
     images, labels = torch.rand(2, 1, 4, 4), torch.tensor([1, 0])
     logits = torch.randn(2, 3)
     output = NetworkOutput(logits, images + 0.5, DISTANCES, torch.zeros(2, 1))
-    terms = loss_terms(output, images, labels, "squared_l2")
+    terms = batch_terms(output, images, labels, "squared_l2")
     assert terms.reconstruction == pytest.approx(16 * 0.25)
     assert terms.classification == pytest.approx(float(F.cross_entropy(logits, labels)))
     assert (terms.r1, terms.r2) == (r1(DISTANCES), r2(DISTANCES))
+    assert (terms.prototype_classification, terms.cycle) == (0, 0)
+
+
+def test_only_decoded_images_count_in_the_reconstruction_term() -> None:
+    images, labels = torch.rand(2, 1, 4, 4), torch.tensor([1, 0])
+    logits, codes = torch.randn(2, 3), torch.zeros(2, 1)
+    one = NetworkOutput(logits, images[:1] + 0.5, DISTANCES, codes)
+    none = NetworkOutput(logits, None, DISTANCES, codes)
+    assert batch_terms(one, images, labels, "l1").reconstruction == pytest.approx(16 * 0.5)
+    assert batch_terms(none, images, labels, "l1").reconstruction == 0
+
+
+def test_the_cycle_term_is_a_mean_distance() -> None:
+    codes, prototypes = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[0.0, 0.0], [1.0, 3.0]])
+    assert cycle(codes, prototypes) == (5 + 2) / 2
+
+
+def test_prototype_terms_judge_the_decoded_prototypes() -> None:
+    torch.manual_seed(0)
+    network = PrototypeNetwork(ModelConfig(num_prototypes=20, head_init="kaiming"), 1, 28)
+    chosen = torch.tensor([3, 17])
+    found = prototype_terms(network, chosen)
+    pictures = network.decode_prototypes()[chosen]
+    classes = prototype_classes(network.head.weight)[chosen]
+    expected = F.cross_entropy(network(pictures).logits, classes)
+    torch.testing.assert_close(found["prototype_classification"], expected)
+    gaps = (network.encode(pictures) - network.prototypes[chosen]).square().sum(1).sqrt()
+    torch.testing.assert_close(found["cycle"], gaps.mean())
+    sum(found.values(), torch.zeros(())).backward()
+    moved = network.prototypes.grad
+    assert moved is not None
+    assert moved[chosen].abs().sum(1).gt(0).all()
+    assert moved.abs().sum(1).count_nonzero() == 2

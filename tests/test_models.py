@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protodl.config import ModelConfig
-from protodl.losses import loss_terms
+from protodl.losses import batch_terms
 from protodl.models import (
     Classifier,
     DeconvDecoder,
@@ -77,7 +77,7 @@ def test_the_published_port_computes_the_same_numbers(name: str, dtype: torch.dt
     network = known_network(name).to(dtype)
     images = known_images(expected["channels"], expected["size"]).to(dtype)
     output = network(images)
-    terms = loss_terms(output, images, torch.zeros(4, dtype=torch.long), "l2")
+    terms = batch_terms(output, images, torch.zeros(4, dtype=torch.long), "l2")
     tolerance = 1e-5 if dtype == torch.float32 else 1e-9
     digits = 2e-5 if dtype == torch.float32 else 1e-6  # six are printed
 

@@ -5,8 +5,8 @@ import torch
 
 from protodl.config import ModelConfig
 from protodl.datasets import Split
-from protodl.explain import baseline, contributions, prototype_classes
-from protodl.models import PrototypeNetwork
+from protodl.explain import baseline, contributions
+from protodl.models import PrototypeNetwork, prototype_classes
 from protodl.quality import (
     PrototypeQuality,
     class_dominance,
