@@ -141,7 +141,8 @@ def profiles(results: Results) -> str:
     return (
         "## What a step spends its time on\n\n"
         "Operators by their own time in the main thread, children left out, under torch's "
-        "profiler; all rows are in results.json.\n\n" + "\n\n".join(blocks)
+        "profiler, in the steps that are compared above; all rows are in results.json.\n\n"
+        + "\n\n".join(blocks)
     )
 
 

@@ -43,10 +43,12 @@ def draw_throughput(axes: Axes, throughput: Mapping[str, Mapping[str, float]]) -
 
 def draw_growth(axes: Axes, steps: Mapping[str, Mapping[str, float]]) -> None:
     """Milliseconds of a step by batch size and by number of prototypes."""
-    for name, colour, mark in (("batch_size", OURS, "o"), ("num_prototypes", "#D55E00", "s")):
+    curves = {"batch_size": ("images in a batch", OURS, "o")}
+    curves |= {"num_prototypes": ("prototypes", "#D55E00", "s")}
+    for name, (label, colour, mark) in curves.items():
         if name in steps:
             x, y = [int(key) for key in steps[name]], list(steps[name].values())
-            axes.plot(x, y, color=colour, marker=mark, label=name.replace("_", " "))
+            axes.plot(x, y, color=colour, marker=mark, label=label)
     if steps:
-        axes.set(xscale="log", yscale="log", ylabel="milliseconds a step", xlabel="how many")
+        axes.set(xscale="log", yscale="log", ylabel="milliseconds a step", xlabel="number")
         axes.legend(frameon=False, fontsize=8)

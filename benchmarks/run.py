@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler reports a GPU's absence
     for section in options.only:
         print(f"measuring: {section}", flush=True)
         write(SECTIONS[section](bench), {section: facts}, bench, output)
