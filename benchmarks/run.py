@@ -1,110 +1,112 @@
-"""`make bench`: measure, then write benchmarks/results.json, SPEED.md and speed.png."""
+"""`make bench`: measure, then write results.json, SPEED.md and speed.png."""
 
+import argparse
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from tabulate import tabulate
 
-from benchmarks import measure
+from benchmarks import costs, pipeline_overheads, processes, training_speed
+from benchmarks.measure import Bench, Stopwatch
+from benchmarks.page import speed_page
+from benchmarks.picture import draw
+from benchmarks.published_time import times_to_published
 from protodl.config import load_params
 from protodl.runtime import environment_facts, resolve_runtime
 
-FOLDER = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
+SECTIONS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
+    "elastic": costs.measure_elastic,
+    "training": training_speed.measure_rows,
+    "growth": costs.measure_growth,
+    "answers": costs.measure_answers,
+    "memory": processes.measure_memory,
+    "side_by_side": processes.measure_side_by_side,
+    "pipeline": pipeline_overheads.measure_pipeline,
+}
+QUICK = Stopwatch(seconds=0.02, rounds=1, warm_up=1)
 
 
-def main() -> None:
-    """Measure every row of params.yaml; the machine should do nothing else."""
-    params = load_params(FOLDER.parent / "params.yaml")
-    runtime = resolve_runtime(params.training)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure section by section; the files are written after each. Nothing else should run."""
+    options = parse(arguments)
+    bench = build_bench(options.quick)
+    facts = environment_facts(bench.runtime)
+    output: Path = options.output
+    output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    results: dict[str, Any] = {"environment": environment_facts(runtime)}
-    results["elastic"] = measure.elastic()
-    for name in ("throughput", "share_of_peak", "evaluation_microseconds"):
-        results[name] = {}
-    for row, experiment in params.experiments.items():
-        results["throughput"][row] = measure.throughput(experiment, runtime)
-        results["share_of_peak"][row] = measure.share_of_peak(experiment, runtime)
-        results["evaluation_microseconds"][row] = measure.evaluation(experiment, runtime)
-        print(row, json.dumps(results["throughput"][row]), flush=True)
-    first = next(iter(params.experiments.values()))
-    results["step_milliseconds"] = measure.growth(first, runtime)
-    rounded = json.loads(json.dumps(results), parse_float=lambda text: float(f"{float(text):.4g}"))
-    (FOLDER / "results.json").write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
-    (FOLDER / "SPEED.md").write_text(page(rounded), encoding="utf-8")
-    draw(rounded["throughput"], FOLDER / "speed.png")
-    print(page(rounded))
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler reports a GPU's absence
+    for section in options.only:
+        print(f"measuring: {section}", flush=True)
+        write(SECTIONS[section](bench), {section: facts}, bench, output)
+    print(speed_page(read(output)))
 
 
-def rows_table(results: Mapping[str, Any]) -> str:
-    """The figures of each row as a table in Markdown."""
-    cells = [
-        [
-            row,
-            f"{speed['images_per_second']:,.0f}",
-            f"{speed['port_way']:,.0f}",
-            f"{speed['ratio']:.1f}",
-            f"{100 * results['share_of_peak'][row]['share']:.0f} %",
-            f"{results['evaluation_microseconds'][row]['classify']:.0f}",
-            f"{results['evaluation_microseconds'][row]['explain']:.0f}",
-        ]
-        for row, speed in results["throughput"].items()
-    ]
-    head = ["row", "images/s", "port's way", "ratio", "share of peak", "classify (µs)"]
-    return tabulate([*cells], [*head, "with decoder (µs)"], "pipe", disable_numparse=True)
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; `output` and `only` are filled in."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        default=list(SECTIONS),
+        metavar="SECTION[,...]",
+        help=f"measure these again and keep the others: {', '.join(SECTIONS)}",
+    )
+    parser.add_argument("--quick", action="store_true", help="one row, too short to mean anything")
+    parser.add_argument("--output", type=Path, help="folder to write to")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.only) - set(SECTIONS):
+        parser.error(f"unknown sections: {', '.join(sorted(unknown))}")
+    options.output = options.output or ROOT / ("build/bench" if options.quick else "benchmarks")
+    return options
 
 
-def page(results: Mapping[str, Any]) -> str:
-    """The figures in words and tables."""
-    elastic, facts = results["elastic"], results["environment"]
-    growth = [
-        f"- Milliseconds of a step of the first row by {name.replace('_', ' ')}: "
-        + ", ".join(f"{key}: {value:.1f}" for key, value in steps.items())
-        for name, steps in results["step_milliseconds"].items()
-    ]
-    lines = [
-        "# Speed",
-        "",
-        "Made by `make bench` in one run, in turns with the baseline, after a warm-up; medians. "
-        "The baseline (`port_way.py`) trains the same network as the published port does: SciPy "
-        "image by image in DataLoader workers, NCHW float32, losses fetched in every step.",
-        "",
-        rows_table(results),
-        "",
-        f"- Machine: {facts['processor']}, {facts['threads']} threads, {facts['precision']}; "
-        f"torch {facts['torch']}.",
-        "- Share of peak: operations of a step (counted from shapes) a second, over those of a "
-        "2048 x 2048 matrix product of the same precision.",
-        f"- Elastic deformation alone, one thread: {elastic['images_per_second']:,.0f} images/s, "
-        f"SciPy {elastic['scipy']:,.0f}: {elastic['ratio']:.0f} times.",
-        *growth,
-        "",
-        "![Training throughput of each row beside the port's way](speed.png)",
-    ]
-    return "\n".join(lines) + "\n"
+def build_bench(quick: bool) -> Bench:
+    """All rows of params.yaml, or a short look at the first one; on the CPU."""
+    params = load_params(ROOT / "params.yaml")
+    if quick:
+        first = dict(list(params.experiments.items())[:1])
+        params = params.model_copy(update={"experiments": first})
+    runtime = resolve_runtime(params.training.model_copy(update={"device": "cpu"}))
+    return Bench(ROOT, params, runtime, QUICK if quick else Stopwatch())
 
 
-def draw(throughput: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Bars of both rates, on a logarithmic axis."""
-    figure = Figure(figsize=(7, 3.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    rows = list(throughput)[::-1]
-    places = range(len(rows))
-    ours = [throughput[row]["images_per_second"] for row in rows]
-    theirs = [throughput[row]["port_way"] for row in rows]
-    axes.barh([p + 0.2 for p in places], ours, 0.38, color="#0072B2", label="protodl")
-    axes.barh([p - 0.2 for p in places], theirs, 0.38, color="#999999", label="the port's way")
-    for place, row in enumerate(rows):
-        axes.text(ours[place], place + 0.2, f" x{throughput[row]['ratio']:.1f}", va="center")
-    axes.set(xscale="log", yticks=list(places), yticklabels=rows, xlabel="training images a second")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
-    FigureCanvasAgg(figure)
-    figure.savefig(path, metadata={"Software": None})
+def read(folder: Path) -> dict[str, Any]:
+    """What has been measured so far."""
+    path = folder / "results.json"
+    if not path.is_file():
+        return {"measured": {}}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def write(
+    figures: Mapping[str, Any], measured: Mapping[str, Any], bench: Bench, folder: Path
+) -> None:
+    """Put new figures among those that are there, and renew page and picture.
+
+    Args:
+        figures: by name, of one section.
+        measured: machine and revision of that section.
+        bench: what they were measured with.
+        folder: where the files are.
+    """
+    results = read(folder)
+    results["measured"] |= measured
+    results |= figures
+    rates = {
+        row: speed["port_images_per_second"] for row, speed in results.get("throughput", {}).items()
+    }
+    if rates:
+        results["time_to_published"] = times_to_published(bench.root, rates)
+    text = json.dumps(results)
+    rounded = json.loads(text, parse_float=lambda number: float(f"{float(number):.4g}"))
+    (folder / "results.json").write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+    (folder / "SPEED.md").write_text(speed_page(rounded), encoding="utf-8")
+    draw(rounded, folder / "speed.png")
 
 
 if __name__ == "__main__":
