@@ -5,7 +5,7 @@ from typing import cast
 
 from torch import nn
 
-from protodl.models import PrototypeNetwork, ResizeConv2d, layer_sizes
+from protodl.models import PrototypeNetwork, ResizeConv2d, TransposedConv2d, layer_sizes
 
 
 def step_operations(network: PrototypeNetwork, batch_size: int) -> int:
@@ -31,18 +31,16 @@ def encoder_operations(network: PrototypeNetwork) -> list[int]:
 
 def decoder_operations(network: PrototypeNetwork) -> list[int]:
     """Forward operations of each decoder layer for one image, as they are carried out."""
-    layers = cast(list[ResizeConv2d | nn.ConvTranspose2d], list(network.decoder.layers))
+    layers = cast(list[ResizeConv2d | TransposedConv2d], list(network.decoder.layers))
     sizes = layer_sizes(network.image_size)[::-1]
     counts = []
     for layer, (small, large) in zip(layers, pairwise(sizes), strict=True):
         inputs, outputs = layer.in_channels, layer.out_channels
-        if isinstance(layer, ResizeConv2d) and layer.mix_first:
+        if isinstance(layer, ResizeConv2d) or layer.mix_first:
             mixing = 9 * small**2 * inputs * outputs
             widening = small * large * 3 * small * 3 * outputs
             heightening = large * 3 * small * large * outputs
             counts.append(2 * (mixing + widening + heightening))
-        elif isinstance(layer, ResizeConv2d):
-            counts.append(2 * 9 * inputs * outputs * large**2)
         else:  # a transposed convolution spreads each of its inputs
             counts.append(2 * 9 * inputs * outputs * small**2)
     return counts

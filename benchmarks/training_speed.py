@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.measure import Bench, Work, build_trainer, random_split, training
 from benchmarks.operations import step_operations
 from benchmarks.port_way import ALPHA, SIGMA, PortWay
-from protodl.config import AugmentConfig, Experiment, LossConfig
+from protodl.config import AugmentConfig, Experiment
 from protodl.datasets import DATASETS
 from protodl.models import PrototypeNetwork
 from protodl.training import Trainer
@@ -24,10 +24,9 @@ def published_work(experiment: Experiment) -> Experiment:
 
     Both sides of a comparison then do the same work for an image.
     """
-    off = {key: value for key, value in OFF.items() if key in LossConfig.model_fields}
     augment = AugmentConfig(elastic_alpha=ALPHA, elastic_sigma=SIGMA, shift=0, flip=False)
     return experiment.model_copy(
-        update={"loss": experiment.loss.model_copy(update=off), "augment": augment}
+        update={"loss": experiment.loss.model_copy(update=OFF), "augment": augment}
     )
 
 

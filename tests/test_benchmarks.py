@@ -24,7 +24,7 @@ from benchmarks.training_speed import OFF, published_work, top_operators
 from benchmarks.watched_stage import Clock
 from protodl.augment import deform, displacement
 from protodl.config import AugmentConfig, Experiment, LossConfig, ModelConfig
-from protodl.losses import loss_terms
+from protodl.losses import batch_terms
 from protodl.models import PrototypeNetwork
 from protodl.runtime import Runtime
 from tests import row_files
@@ -67,8 +67,8 @@ def test_operations_are_those_that_torch_counts(row: tuple[str, str, int, int]) 
 def test_the_baseline_network_computes_the_same_losses(row: tuple[str, str, int, int]) -> None:
     fast, plain = network(*row), use_plain_layers(network(*row))
     images, labels = torch.rand(4, row[2], row[3], row[3]), torch.arange(4)
-    ours = loss_terms(fast(images), images, labels, "l2")
-    theirs = loss_terms(plain(images), images, labels, "l2")
+    ours = batch_terms(fast(images), images, labels, "l2")
+    theirs = batch_terms(plain(images), images, labels, "l2")
     for name, value in vars(ours).items():
         torch.testing.assert_close(value, getattr(theirs, name), rtol=1e-5, atol=1e-5)
 
@@ -107,7 +107,7 @@ def test_the_baseline_trains() -> None:
 def test_the_baseline_minimises_the_same_loss() -> None:
     port = port_way(workers=0)
     images, labels = torch.rand(4, 1, 28, 28), torch.arange(4)
-    expected = loss_terms(port.network(images), images, labels, "l2")
+    expected = batch_terms(port.network(images), images, labels, "l2")
     total = expected.total(published_work(port.experiment).loss)
     step = port.step(images, labels)
     for name in ("classification", "reconstruction", "r1", "r2"):

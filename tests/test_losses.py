@@ -101,4 +101,3 @@ def test_prototype_terms_judge_the_decoded_prototypes() -> None:
     moved = network.prototypes.grad
     assert moved is not None
     assert moved[chosen].abs().sum(1).gt(0).all()
-    assert moved.abs().sum(1).count_nonzero() == 2
