@@ -174,6 +174,7 @@ class TrainingConfig(Section):
     threads: NonNegativeInt = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    cuda_graph: bool = False
     checkpoint_every: PositiveInt = 1
     pictures_every: PositiveInt = 5
 

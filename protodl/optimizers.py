@@ -74,10 +74,13 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x if wide else x.transpose(1, 2)
 
 
-def build_optimizers(network: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    network: nn.Module, config: OptimizerConfig, recorded: bool = False
+) -> list[torch.optim.Optimizer]:
     """The optimizers that params.yaml names, over all parameters, prototypes included.
 
-    `muon` moves the kernels of convolutions; AdamW moves all else then.
+    `muon` moves the kernels of convolutions; AdamW moves all else then. `recorded`: their steps can
+    become part of a CUDA graph.
     """
     parameters = list(network.parameters())
     if config.name == "sgd":
@@ -92,7 +95,8 @@ def build_optimizers(network: nn.Module, config: OptimizerConfig) -> list[torch.
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     kernels = [p for p in parameters if p.ndim == 4] if config.name == "muon" else []
     rest = [p for p in parameters if all(p is not kernel for kernel in kernels)]
-    adam = kind(rest, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    decay = config.weight_decay
+    adam = kind(rest, lr=config.lr, weight_decay=decay, fused=True, capturable=recorded)
     if not kernels:
         return [adam]
     return [Muon(kernels, config.lr, config.weight_decay, config.momentum), adam]

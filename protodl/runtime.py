@@ -42,6 +42,7 @@ class Runtime:
     dtype: "torch.dtype"  # of activations and matrix products; weights stay float32
     memory_format: "torch.memory_format"
     threads: int
+    cuda_graph: bool = False  # whether steps are recorded and replayed
 
 
 def resolve_runtime(training: "TrainingConfig") -> Runtime:
@@ -70,6 +71,7 @@ def resolve_runtime(training: "TrainingConfig") -> Runtime:
             else torch.channels_last
         ),
         threads=threads,
+        cuda_graph=training.cuda_graph and device.type == "cuda",
     )
 
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from protodl.models import PrototypeNetwork
 from protodl.optimizers import build_optimizers, learning_rate
 from protodl.records import EpochRecord
 from protodl.runtime import Runtime, seeded
+from protodl.step_graph import StepGraph
 
 
 class TrainingError(RuntimeError):
@@ -94,11 +96,14 @@ class Trainer:
         device = self.runtime.device
         self.network.to(device).to(memory_format=self.runtime.memory_format)
         self.train = Split(self.train.images.to(device), self.train.labels.to(device))
-        self.optimizers = build_optimizers(self.network, self.experiment.optimizer)
+        recorded = self.runtime.cuda_graph
+        self.optimizers = build_optimizers(self.network, self.experiment.optimizer, recorded)
         averaging = self.experiment.optimizer.averaging > 0
         self.average = copy.deepcopy(self.network) if averaging else None
         self.order_generator = torch.Generator().manual_seed(self.seed)
         self.augment_generator = torch.Generator(device).manual_seed(self.seed)
+        self.graph = StepGraph([self.augment_generator]) if recorded else None
+        self.rate = torch.zeros((), device=device)
         self.best_state: dict[str, Tensor] = {}
 
     @property
@@ -135,7 +140,7 @@ class Trainer:
             timestamp_ms=time.time_ns() // 1_000_000,
             seconds=time.perf_counter() - start,
             images_per_second=len(self.train) / train_seconds,
-            learning_rate=self.optimizers[0].param_groups[0]["lr"],
+            learning_rate=float(self.optimizers[0].param_groups[0]["lr"]),
             train=metrics,
             validation=result.as_metrics(),
             selected=selected,
@@ -188,6 +193,19 @@ class Trainer:
 
     def train_step(self, batch: Tensor, step: int) -> Tensor:
         """One optimizer step on images of indices `batch`; returns accuracy, loss and its terms."""
+        self._set_learning_rate(step)
+        weights = self.experiment.loss
+        asks = weights.prototype_classification > 0 or weights.cycle > 0
+        judges = asks and step >= weights.prototype_start * self.total_steps
+        # The first step replaces the initial weights, which are no result of training.
+        decay = self.experiment.optimizer.averaging if step else 0.0
+        work = partial(self._work, judges=judges, decay=decay)
+        if self.graph is None or len(batch) < self.experiment.batch_size:
+            return work(batch)
+        return self.graph.run((judges, decay), batch, work)
+
+    def _work(self, batch: Tensor, judges: bool, decay: float) -> Tensor:
+        """All that a step does on the device, without waiting for it."""
         experiment, runtime = self.experiment, self.runtime
         pixels = augment_pixels(
             self.train.images[batch], experiment.augment, self.augment_generator
@@ -197,44 +215,49 @@ class Trainer:
         )
         labels = self.train.labels[batch]
         half = runtime.dtype != torch.float32
-        with torch.autocast(runtime.device.type, dtype=runtime.dtype, enabled=half):
-            terms, logits = self._terms(images, labels, step)
+        kind = runtime.device.type
+        # A graph must not find a cast that was made outside of it.
+        with torch.autocast(kind, runtime.dtype, enabled=half, cache_enabled=self.graph is None):
+            terms, logits = self._terms(images, labels, judges)
         loss = terms.total(experiment.loss)
-        self._optimise(loss, step)
+        self._optimise(loss, decay)
         correct = (logits.argmax(dim=1) == labels).float().mean()
-        return torch.stack([correct, loss, *(getattr(terms, name) for name in TERM_NAMES)]).detach()
+        return torch.stack([correct, loss, *terms]).detach()
 
-    def _terms(self, images: Tensor, labels: Tensor, step: int) -> tuple[LossTerms, Tensor]:
-        """All terms of the loss, and the logits (N, K)."""
+    def _terms(self, images: Tensor, labels: Tensor, judges: bool) -> tuple[LossTerms, Tensor]:
+        """All terms of the loss, those of the prototypes where `judges`, and the logits (N, K)."""
         weights = self.experiment.loss
         count = max(1, round(weights.reconstruction_share * len(images)))
         output = self.network(images, decode=count if weights.reconstruction else 0)
         terms = batch_terms(output, images, labels, weights.reconstruction_norm)
-        asks = weights.prototype_classification > 0 or weights.cycle > 0
-        if not asks or step < weights.prototype_start * self.total_steps:
+        if not judges:
             return terms, output.logits
         total = len(self.network.prototypes)
-        count = max(1, round(weights.prototype_share * total))
-        order = torch.randperm(total, generator=self.augment_generator, device=images.device)
-        return terms._replace(**prototype_terms(self.network, order[:count])), output.logits
+        chances = torch.rand(total, generator=self.augment_generator, device=images.device)
+        chosen = chances.topk(max(1, round(weights.prototype_share * total))).indices
+        return terms._replace(**prototype_terms(self.network, chosen)), output.logits
 
-    def _optimise(self, loss: Tensor, step: int) -> None:
-        """Backward, clip, step, average."""
-        config = self.experiment.optimizer
+    def _set_learning_rate(self, step: int) -> None:
+        """Give every optimizer the learning rate of a step; a graph reads it from a tensor."""
+        rate = learning_rate(self.experiment.optimizer, step, self.total_steps)
+        if self.graph is not None:
+            self.rate.fill_(rate)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step, self.total_steps)
+                group["lr"] = rate if self.graph is None else self.rate
+
+    def _optimise(self, loss: Tensor, decay: float) -> None:
+        """Backward, clip, step, average."""
+        for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        if clip := self.experiment.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
         for optimizer in self.optimizers:
             optimizer.step()
         if self.average is not None:
-            # The first step replaces the initial weights, which are no result of training.
-            weight = 1.0 if step == 0 else 1 - config.averaging
             averages = [parameter.data for parameter in self.average.parameters()]
-            torch._foreach_lerp_(averages, [p.data for p in self.network.parameters()], weight)
+            torch._foreach_lerp_(averages, [p.data for p in self.network.parameters()], 1 - decay)
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]

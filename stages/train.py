@@ -25,6 +25,7 @@ from protodl import (
     optimizers,
     records,
     runtime,
+    step_graph,
     training,
 )
 from protodl.checkpoint import fingerprint, save_network
@@ -47,6 +48,7 @@ MODULES = (
     optimizers,
     records,
     runtime,
+    step_graph,
     training,
 )
 SOURCES = [Path(__file__), *(Path(str(module.__file__)) for module in MODULES)]
