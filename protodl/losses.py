@@ -114,4 +114,5 @@ def r2(distances: Tensor) -> Tensor:
 
 def cycle(codes: Tensor, prototypes: Tensor) -> Tensor:
     """1/S Σ_p ‖encode(decode(p)) - p‖₂ of codes (S, D) and the prototypes (S, D) they come from."""
-    return torch.linalg.vector_norm(codes.to(prototypes.dtype) - prototypes, dim=1).mean()
+    difference = codes.to(prototypes.dtype) - prototypes
+    return _NORMS["l2"](difference).mean()

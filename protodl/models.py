@@ -63,7 +63,6 @@ class Encoder(nn.Module):
             maps = F.relu(layer(maps), inplace=True)
         return maps
 
-
     def _arranged(self, images: Tensor) -> Tensor:
         """The images in the memory format of the layers.
 
@@ -146,9 +145,7 @@ class TransposedConv2d(nn.ConvTranspose2d):
 
     def __init__(self, channels_in: int, channels_out: int, size_in: int, size_out: int) -> None:
         padding = size_out - (2 * size_in - 1)
-        super().__init__(
-            channels_in, channels_out, 3, stride=2, padding=1, output_padding=padding
-        )
+        super().__init__(channels_in, channels_out, 3, stride=2, padding=1, output_padding=padding)
         self.mix_first = 9 * channels_out <= channels_in
         zeros = torch.zeros(size_out, size_in, dtype=torch.float64)
         zeros[2 * torch.arange(size_in), torch.arange(size_in)] = 1  # each pixel, then a gap

@@ -67,7 +67,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     a, b, c = _QUINTIC
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.transpose(1, 2)
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = x / x.square().sum(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-7)
     for _ in range(_ITERATIONS):
         gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * gram @ gram) @ x

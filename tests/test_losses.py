@@ -69,7 +69,7 @@ def test_terms_of_a_batch() -> None:
     assert terms.reconstruction == pytest.approx(16 * 0.25)
     assert terms.classification == pytest.approx(float(F.cross_entropy(logits, labels)))
     assert (terms.r1, terms.r2) == (r1(DISTANCES), r2(DISTANCES))
-    assert (terms.prototype_classification, terms.cycle) == (0, 0)
+    assert terms.prototype_classification == terms.cycle == 0
 
 
 def test_only_decoded_images_count_in_the_reconstruction_term() -> None:
@@ -82,7 +82,10 @@ def test_only_decoded_images_count_in_the_reconstruction_term() -> None:
 
 
 def test_the_cycle_term_is_a_mean_distance() -> None:
-    codes, prototypes = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[0.0, 0.0], [1.0, 3.0]])
+    codes, prototypes = (
+        torch.tensor([[3.0, 4.0], [1.0, 1.0]]),
+        torch.tensor([[0.0, 0.0], [1.0, 3.0]]),
+    )
     assert cycle(codes, prototypes) == (5 + 2) / 2
 
 

@@ -138,10 +138,13 @@ def test_a_size_that_cannot_be_mirrored_is_refused() -> None:
 @pytest.mark.parametrize("channels_out", [1, 3, 9])
 @pytest.mark.parametrize(("size_in", "size_out"), [(2, 4), (4, 7), (7, 14), (16, 32), (1, 2)])
 def test_mixing_first_equals_the_layer_as_defined(
-    kind: type[ResizeConv2d] | type[TransposedConv2d], channels_out: int, size_in: int, size_out: int
+    kind: type[ResizeConv2d] | type[TransposedConv2d],
+    channels_out: int,
+    size_in: int,
+    size_out: int,
 ) -> None:
     layer = kind(8, channels_out, size_in, size_out).double()
-    layer.spread = layer.spread.round(decimals=6)  # its coefficients are short; float32 rounded them
+    layer.spread = layer.spread.round(decimals=6)  # float32 cut them off
     inputs = torch.randn(3, 8, size_in, size_in, dtype=torch.float64, requires_grad=True)
     assert layer.bias is not None
     parameters = [inputs, layer.weight, layer.bias]
