@@ -42,6 +42,8 @@ class ResultRow(Record):
     published_accuracy: float | None
     difference: float | None  # ours - published; None also on the sample
     decode_agreement_mean: float
+    cycle_identity_mean: float
+    reconstruction_agreement_mean: float
     purity25_mean: float
     coverage_min: int  # classes with a prototype, in the worst seed
     train_seconds_mean: float  # of one seed
@@ -234,6 +236,8 @@ def result_row(row: str, params: Params, files: RowFiles) -> ResultRow:
         published_accuracy=published,
         difference=None if comparable is None else accuracy - comparable,
         decode_agreement_mean=_metric(files.metrics.mean, "decode_agreement", row),
+        cycle_identity_mean=_metric(files.metrics.mean, "cycle_identity", row),
+        reconstruction_agreement_mean=_metric(files.metrics.mean, "reconstruction_agreement", row),
         purity25_mean=_metric(files.metrics.mean, "purity25", row),
         coverage_min=int(min(_metric(seed.metrics, "coverage", row) for seed in files.evaluations)),
         train_seconds_mean=_metric(files.metrics.mean, "train_seconds", row),

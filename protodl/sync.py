@@ -198,6 +198,8 @@ def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:
             published_accuracy=metrics.get("published_accuracy"),
             difference=metrics.get("difference"),
             decode_agreement_mean=metrics["decode_agreement"],
+            cycle_identity_mean=metrics["cycle_identity"],
+            reconstruction_agreement_mean=metrics["reconstruction_agreement"],
             purity25_mean=metrics["purity25"],
             coverage_min=int(metrics["coverage_min"]),
             train_seconds_mean=metrics["train_seconds"],

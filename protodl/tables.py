@@ -25,13 +25,16 @@ def results_table(rows: Sequence[ResultRow]) -> str:
     """The whole table in Markdown, with the sentences that belong to it."""
     names = ["row", "test accuracy (%)"]
     names += ["published (%)", "difference"] if _comparable(rows) else []
-    names += ["decode agreement", "purity@25", "coverage", "seconds", "epochs", "MLflow run"]
+    names += ["decode agreement", "cycle identity", "reconstruction agreement", "purity@25"]
+    names += ["coverage", "seconds", "epochs", "MLflow run"]
     cells = [
         [
             row.row,
             f"{_percent(row.test_accuracy_mean)} ± {_spread(row)} ({row.num_seeds})",
             *(_comparison(row) if _comparable(rows) else []),
             f"{100 * row.decode_agreement_mean:.0f} %",
+            f"{100 * row.cycle_identity_mean:.0f} %",
+            f"{100 * row.reconstruction_agreement_mean:.0f} %",
             f"{row.purity25_mean:.2f}",
             str(row.coverage_min),
             f"{row.train_seconds_mean:.0f}",
@@ -174,7 +177,9 @@ def _how(rows: Sequence[ResultRow]) -> str:
         "- Test accuracy: mean ± standard deviation over seeds (number of seeds); difference: in "
         "percentage points; seconds and epochs: training of one seed.",
         "- Decode agreement: prototypes whose decoded picture the network puts into the "
-        "prototype's class. Purity@25: share of the 25 nearest training cases of its class. "
+        "prototype's class. Cycle identity: prototypes whose decoded picture, encoded again, is "
+        "nearest to themselves. Reconstruction agreement: held-out images whose reconstruction "
+        "gets the same prediction. Purity@25: share of the 25 nearest training cases of its class. "
         "Coverage: classes with a prototype, in the worst seed.",
         f"- Published: {source}. The paper itself reports {', '.join(numbers)} ({paper.source}).",
         "- MLflow runs are those of the training; in a store refilled by `protodl sync` search "

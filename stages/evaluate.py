@@ -13,13 +13,13 @@ from protodl.checkpoint import load_network
 from protodl.config import Params, load_params
 from protodl.datasets import Split, hold_out, load_split
 from protodl.evaluation import confusion_matrix, evaluate
-from protodl.quality import measure_quality
+from protodl.quality import measure_explanations, measure_quality
 from protodl.records import SeedLog
 from protodl.runtime import resolve_runtime
 
 
 def evaluate_seed(
-    model: Path, log: SeedLog, train: Split, test: Split, params: Params
+    model: Path, log: SeedLog, train: Split, held_out: Split, test: Split, params: Params
 ) -> dict[str, Any]:
     """Everything measured of one seed: flat `metrics`, `confusion` (K, K) and the prototypes."""
     device = resolve_runtime(params.training).device
@@ -28,6 +28,7 @@ def evaluate_seed(
     quality = measure_quality(network, train)
     metrics = {f"test_{name}": value for name, value in result.as_metrics().items()}
     metrics |= {"validation_accuracy": _selected_accuracy(log), **quality.as_metrics()}
+    metrics |= measure_explanations(network, held_out)
     metrics |= {"train_seconds": log.train_seconds, "num_epochs": log.num_epochs}
     return {
         "row": log.row,
@@ -40,7 +41,9 @@ def evaluate_seed(
             "class": quality.classes.tolist(),
             "dominance": _rounded(quality.dominance),
             "decoded_class": quality.decoded_classes.tolist(),
+            "returned": quality.returned.tolist(),
             "purity25": _rounded(quality.purity),
+            "manifold_ratio": _rounded(quality.manifold_ratio),
         },
     }
 
@@ -77,13 +80,13 @@ def evaluate_row(options: argparse.Namespace) -> None:
     params = load_params(options.params)
     settings = params.training
     everything = load_split(options.data / "train.pt")
-    train, _ = hold_out(everything, settings.validation_size, settings.split_seed)
+    train, held_out = hold_out(everything, settings.validation_size, settings.split_seed)
     test = load_split(options.data / "test.pt")
     logs = [SeedLog.read(options.logs / f"seed-{seed}.json") for seed in params.seeds]
     evaluations = []
     for log in logs:
         model = options.models / f"seed-{log.seed}.pt"
-        evaluations.append(evaluate_seed(model, log, train, test, params))
+        evaluations.append(evaluate_seed(model, log, train, held_out, test, params))
         write_json(evaluations[-1], options.details / f"seed-{log.seed}.json")
     summary = summarise(evaluations)
     write_json(summary, options.metrics)

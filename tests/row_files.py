@@ -81,6 +81,8 @@ def evaluation(log: SeedLog, accuracy: float, coverage: int = 10) -> dict[str, A
             "test_accuracy": accuracy,
             "validation_accuracy": log.history[-1].validation["accuracy"],
             "decode_agreement": 14 / 15,
+            "cycle_identity": 13 / 15,
+            "reconstruction_agreement": 0.875,
             "purity25": 0.1 + 0.2,
             "coverage": coverage,
             "train_seconds": log.train_seconds,

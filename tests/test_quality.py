@@ -1,5 +1,7 @@
 """Prototype quality on hand-made cases with known answers."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -10,6 +12,9 @@ from protodl.models import PrototypeNetwork, prototype_classes
 from protodl.quality import (
     PrototypeQuality,
     class_dominance,
+    keep_accuracy,
+    manifold_ratio,
+    measure_explanations,
     measure_quality,
     purity,
 )
@@ -38,14 +43,69 @@ def test_shares_over_prototypes() -> None:
         classes=torch.tensor([0, 0, 2, 2]),
         dominance=torch.tensor([1.0, 2.0, 3.0, 4.0]),
         decoded_classes=torch.tensor([0, 1, 2, 2]),
+        returned=torch.tensor([0, 0, 2, 3]),
         purity=torch.tensor([1.0, 0.5, 0.5, 1.0]),
+        manifold_ratio=torch.tensor([0.5, 1.0, 1.0, 1.5]),
+        distances=torch.tensor(
+            [[0.0, 0.1, 6.0, 6.0], [0.1, 0.0, 6.0, 6.0], [6.0, 6.0, 0.0, 5.9], [6.0, 6.0, 5.9, 0.0]]
+        ),
     )
-    assert quality.as_metrics() == {
-        "decode_agreement": 0.75,
-        "purity25": 0.75,
-        "coverage": 2,
-        "dominance": 2.5,
-    }
+    assert quality.as_metrics() == pytest.approx(
+        {
+            "decode_agreement": 0.75,
+            "cycle_identity": 0.75,
+            "purity25": 0.75,
+            "manifold_ratio": 1.0,
+            "coverage": 2,
+            "dominance": 2.5,
+            "min_prototype_distance": 0.1,
+            "mean_prototype_distance": 5.0,
+            "duplicates": 1,
+        }
+    )
+    strangers = dataclasses.replace(quality, classes=torch.tensor([0, 1, 2, 2]))
+    assert strangers.duplicates == 0  # close, but of different classes
+
+
+def test_a_single_prototype_has_no_distance_to_others() -> None:
+    one = torch.zeros(1)
+    quality = PrototypeQuality(one.long(), one, one.long(), one.long(), one, one, torch.zeros(1, 1))
+    assert quality.as_metrics()["mean_prototype_distance"] == 0
+    assert quality.as_metrics()["duplicates"] == 0
+
+
+def test_manifold_ratio_compares_with_the_usual_distance_between_cases() -> None:
+    codes = torch.tensor([[0.0], [2.0], [4.0], [6.0]])
+    prototypes = torch.tensor([[1.0], [4.0], [10.0]])
+    assert manifold_ratio(prototypes, codes, 4).tolist() == [0.5, 0.0, 2.0]
+
+
+def test_keeping_few_contributions() -> None:
+    """One image, two classes, three prototypes: the largest contribution alone is misleading."""
+    contributed = torch.tensor([[[3.0, -1.0, -1.5], [0.0, 1.0, 2.0]]])
+    start, labels = torch.zeros(2), torch.tensor([1])
+    # All: 0.5 against 3.0 predicts class 1; its largest contribution is that of prototype 2.
+    assert [keep_accuracy(contributed, start, labels, k) for k in (1, 2, 3, 9)] == [1, 1, 1, 1]
+    assert keep_accuracy(contributed, start, torch.tensor([0]), 1) == 0
+    against = torch.tensor([[[3.0, 0.0, 0.0], [2.9, 1.0, 0.0]]])
+    assert [keep_accuracy(against, start, labels, k) for k in (1, 2)] == [0, 1]
+
+
+def test_explanations_of_held_out_images() -> None:
+    network = PrototypeNetwork(ModelConfig(), 1, 28).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (30, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    found = measure_explanations(network, Split(images, torch.arange(30) % 10))
+    output = network(images / 255)
+    predictions = output.logits.argmax(1)
+    again = network(output.reconstructions).logits.argmax(1)
+    assert found["reconstruction_agreement"] == float((again == predictions).float().mean())
+    assert found["faithfulness_gap"] < 1e-5
+    few = PrototypeNetwork(ModelConfig(num_prototypes=3), 1, 28).eval()
+    every = measure_explanations(few, Split(images, torch.arange(30) % 10))
+    assert every["keep_3_accuracy"] == every["keep_5_accuracy"]
+    whole = few(images / 255).logits.argmax(1) == torch.arange(30) % 10
+    assert every["keep_3_accuracy"] == float(whole.double().mean())
 
 
 def test_measured_on_a_network_whose_prototypes_are_its_cases() -> None:

@@ -85,6 +85,8 @@ def test_the_row_sums_up_its_seeds(rows: list[ResultRow]) -> None:
         "selected_epochs": (2, 2),
         "published_accuracy": 0.9902,
         "decode_agreement_mean": 14 / 15,
+        "cycle_identity_mean": 13 / 15,
+        "reconstruction_agreement_mean": 0.875,
         "purity25_mean": 0.1 + 0.2,
         "coverage_min": 9,
         "num_epochs": 2,
