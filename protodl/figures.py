@@ -24,10 +24,9 @@ from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image
 
+from protodl.pixels import Images, Pixels, to_pixels
 from protodl.records import EpochRecord, SeedLog
 
-Pixels = npt.NDArray[np.uint8]
-Images = npt.NDArray[Any]  # uint8, or floating in [0, 1]
 Floats = npt.NDArray[Any]
 Ints = npt.NDArray[Any]
 Arguments = ParamSpec("Arguments")
@@ -130,39 +129,6 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _to_pixels(images: Images, name: str) -> Pixels:
-    """(N, C, H, W) -> uint8 (N, H, W, C); ValueError for other shapes or values."""
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"{name}: expected images (N, 1 or 3, H, W), got shape {images.shape}")
-    if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating):
-            raise ValueError(f"{name}: expected uint8 or floats in [0, 1], got {images.dtype}")
-        if not np.isfinite(images).all():
-            raise ValueError(f"{name}: not all values are finite; has the training diverged?")
-        images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-
-
-def image_grid(
-    images: Images, columns: int = 10, padding: int = 2, scale: int = 1, background: int = 255
-) -> Pixels:
-    """Tile images (N, C, H, W) row by row, a pixel `scale` wide: uint8 (H, W, C); no matplotlib."""
-    if columns < 1 or padding < 0 or scale < 1:
-        raise ValueError(f"image_grid: {columns=} and {scale=} start at 1, {padding=} at 0")
-    tiles = _to_pixels(images, "image_grid").repeat(scale, axis=1).repeat(scale, axis=2)
-    count, height, width, channels = tiles.shape
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    size = (rows * (height + padding) + padding, columns * (width + padding) + padding, channels)
-    grid = np.full(size, background, np.uint8)
-    for index, tile in enumerate(tiles):
-        y = padding + index // columns * (height + padding)
-        x = padding + index % columns * (width + padding)
-        grid[y : y + height, x : x + width] = tile
-    return grid
-
-
 # --- laying out in pixels ---------------------------------------------------------------------
 
 
@@ -260,8 +226,8 @@ def samples_figure(
 
     A wrong prediction stands out by colour and weight. labels, predictions: (N,).
     """
-    top = _to_pixels(originals, "originals")
-    bottom = _to_pixels(reconstructions, "reconstructions")
+    top = to_pixels(originals, "originals")
+    bottom = to_pixels(reconstructions, "reconstructions")
     _require(top.shape == bottom.shape, f"originals {top.shape} and reconstructions {bottom.shape}")
     count, height, width, _ = top.shape
     scale = max(1, round(84 / width))
@@ -322,7 +288,7 @@ def prototypes_figure(
     classes, weights: (P,). Sorted as prototype_order says, or left in order; classes without a
     prototype are named below.
     """
-    pixels = _to_pixels(images, "images")
+    pixels = to_pixels(images, "images")
     count, height, width, _ = pixels.shape
     _require(
         len(classes) == len(weights) == count, f"{count} images need as many classes and weights"
@@ -559,7 +525,7 @@ def weights_figure(
     count, num_classes = matrix.shape
     _require(bool(np.isfinite(matrix).all()), "weights: not all values are finite")
     _require(num_classes == len(class_names), f"{num_classes} rows, {len(class_names)} class names")
-    pixels = None if images is None else _to_pixels(images, "images")
+    pixels = None if images is None else to_pixels(images, "images")
     _require(pixels is None or len(pixels) == count, f"{count} prototypes need as many images")
     order = list(range(count))
     if by_class:
@@ -818,7 +784,7 @@ def stack_reasons(pictures: Sequence[Path], output: Path) -> None:
 
 
 def _draw_case(page: _Page, case: Case, y: int) -> None:
-    pair = _to_pixels(np.stack([case.image, case.reconstruction]), case.title)
+    pair = to_pixels(np.stack([case.image, case.reconstruction]), case.title)
     _boxed(page, pair[0], MARGIN, y)
     _boxed(page, pair[1], MARGIN + STEP, y)
     page.text(MARGIN + BOX / 2, y + BOX + 17, case.title, color=GREY)
@@ -830,7 +796,7 @@ def _draw_case(page: _Page, case: Case, y: int) -> None:
     )  # fmt: skip
     truth = "correct" if right else f"true class: {case.label}"
     page.text(VERDICT, y + BOX + 17, truth, color=GREEN if right else VERMILION)
-    pixels = _to_pixels(case.prototypes, case.title)
+    pixels = to_pixels(case.prototypes, case.title)
     largest = max(float(np.abs(case.contributions).max()), 1e-12)
     for k in range(len(pixels)):
         x, middle = REASONS + k * STEP, REASONS + k * STEP + BOX / 2

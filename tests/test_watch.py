@@ -5,6 +5,7 @@ import re
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -53,12 +54,17 @@ def network() -> PrototypeNetwork:
 def test_without_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     samples = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     shown = network()
+    begun = time.time() - psutil.Process().create_time()
     with start() as tracker, tracking.watch(tracker, "a seed 0", samples, 3, 8, IMAGES) as hooks:
         for epoch in range(1, 9):
             hooks.on_step(IMAGES)
             hooks.on_epoch(record(epoch), shown)
     output, errors = capsys.readouterr()
-    lines = output.splitlines()
+    first, *lines = output.splitlines()
+    said = re.fullmatch(r"a seed 0: first step (\d+\.\d) s after the start", first)
+    assert said
+    age = time.time() - psutil.Process().create_time()
+    assert begun - 0.1 < float(said[1]) < age + 0.1
     assert lines[0] == (
         "a seed 0: epoch 1/8  loss 0.123  train 0.9100  held-out 0.8765  4,321 images/s  ETA 1:27"
     )

@@ -1,6 +1,7 @@
 """What a training shows while it runs: a progress display, live curves and pictures in MLflow."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,24 @@ def watch(
                 for name, picture in _pictures(network, samples).items():
                     tracker.log_picture(name, picture, record.epoch)
 
+        started = False
+
         def on_step(count: int) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                bar.clear()
+                print(f"{title}: first step {process_seconds():.1f} s after the start", flush=True)
             bar.update(count)
 
         yield Hooks(on_step, on_epoch)
+
+
+def process_seconds() -> float:
+    """Seconds since this process was started, imports included."""
+    import psutil
+
+    return time.time() - float(psutil.Process().create_time())
 
 
 def _bar(title: str, total: int) -> "tqdm[Any]":
@@ -91,7 +106,7 @@ def _pictures(network: "PrototypeNetwork", samples: "Tensor") -> "dict[str, npt.
     """Originals above their reconstructions, and the decoded prototypes, each as one picture."""
     import torch
 
-    from protodl.figures import image_grid
+    from protodl.pixels import image_grid
 
     with torch.inference_mode():
         images = samples.to(network.prototypes.device)
