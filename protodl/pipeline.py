@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from protodl.workers import Job, Workers
 ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
 MODELS = Path("models")
 ROW_STAGES = ("train", "evaluate", "prototypes")
+# What a row may need, by data.source: the largest one was seen to take 2.4 and 1.4 GiB.
+WORKER_GIB = {"full": 3.0, "sample": 1.5}
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's, not seen by psutil
 
 
 class PipelineError(RuntimeError):
@@ -148,12 +152,35 @@ def _run_rows(root: Path, params: Params, rows: Sequence[str], workers: int) -> 
         return math.inf if expected is None else expected
 
     workers = min(workers, len(rows))
+    workers = workers_in_memory(workers, params.data.source, free_memory())
     order = sorted(rows, key=seconds, reverse=True) if workers > 1 else rows
     jobs = [Job(row, (*_dvc(), "repro", "--single-item", *_stages(row))) for row in order]
     reporter = _Reporter(root, len(jobs))
     environments = worker_environments(workers, params.training.device)
     Workers(root, environments, prefix=workers > 1).run(jobs, reporter)
     return reporter.failed
+
+
+def workers_in_memory(workers: int, source: str, free_gib: float) -> int:
+    """As many of the workers as the free memory is enough for, at least one; says if fewer."""
+    fitting = max(1, min(workers, int(free_gib / WORKER_GIB[source])))
+    if fitting < workers:
+        print(
+            f"{free_gib:.1f} GiB of memory are free and a row may need {WORKER_GIB[source]}: "
+            f"{fitting} at a time, not {workers}",
+            flush=True,
+        )
+    return fitting
+
+
+def free_memory() -> float:
+    """GiB that programs can still get; in a container not more than its limit."""
+    import psutil
+
+    free = float(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):  # no such file, or `max`
+        free = min(free, float(CGROUP_LIMIT.read_text()))
+    return free / 2**30
 
 
 def _stages(row: str) -> list[str]:

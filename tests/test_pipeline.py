@@ -1,6 +1,7 @@
 """The pipeline as a whole: its deps are its imports; a real `dvc repro` on the sample."""
 
 import ast
+import copy
 import csv
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from protodl.records import SeedLog
+from protodl.runtime import THREADS_VARIABLE, available_cpus
 
 ROOT = Path(__file__).parents[1]
 OBSERVERS = ("protodl/tracking/", "protodl/sync.py")  # they watch and cannot change an output
@@ -123,11 +125,15 @@ class Project:
         return done.stdout + done.stderr
 
     def run_dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run("dvc", *arguments)
+
+    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         left_out = {"DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"}
         environment = {k: v for k, v in os.environ.items() if k not in left_out}
+        environment[THREADS_VARIABLE] = str(max(1, available_cpus() // 2))
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         return subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -189,6 +195,27 @@ def test_repro_makes_table_models_curves_and_pictures(project: Project) -> None:
 
 def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert "Running stage" not in project.dvc("repro")
+
+
+def test_rows_side_by_side_give_the_same_bits(
+    project: Project, tmp_path: Path, migrated_database: Path
+) -> None:
+    """The repro before ran one row after another, with the threads that each of two workers has."""
+    computed = shutil.ignore_patterns(".protodl", "models", "results", "mlflow.db*", "mlartifacts")
+    other = copy.copy(project)
+    other.folder = Path(shutil.copytree(project.folder, tmp_path / "again", ignore=computed))
+    shutil.copy(migrated_database, other.folder / "mlflow.db")
+    shutil.rmtree(other.folder / ".dvc" / "cache")
+    done = other.run("protodl.cli", "run", "-j", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for row in ("grey", "colour"):
+        model = f"models/{row}/seed-0.pt"
+        assert (other.folder / model).read_bytes() == (project.folder / model).read_bytes()
+        metrics = f"results/rows/{row}/metrics.json"
+        means = [each.read(metrics)["mean"] for each in (project, other)]
+        seconds = [mean.pop("train_seconds") for mean in means]
+        assert means[0] == means[1]
+        assert seconds[0] != seconds[1]  # it was trained again
 
 
 GREY = {"train@grey", "evaluate@grey"}

@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from protodl import pipeline
 from protodl.config import load_params
-from protodl.pipeline import expected_seconds, visible_gpus, worker_environments
+from protodl.pipeline import (
+    WORKER_GIB,
+    expected_seconds,
+    free_memory,
+    visible_gpus,
+    worker_environments,
+    workers_in_memory,
+)
 from protodl.records import SeedLog
 from protodl.runtime import available_cpus
 from protodl.workers import Job, Stopped, Workers, end_groups
@@ -60,6 +68,8 @@ stages:
           cache: false
 """
 
+SHARED = ["seeds: [0]", "data: {source: sample}"]
+
 # The number of epochs decides what a training does.
 MEETS, FAILS, WAITS, WORKS = 1, 2, 3, 4
 STAGE = """
@@ -103,7 +113,7 @@ def project(tmp_path: Path) -> Path:
 
 def write_params(project: Path, **epochs: int) -> None:
     rows = [f"  {row}: {{dataset: mnist, epochs: {number}}}" for row, number in epochs.items()]
-    (project / "params.yaml").write_text("\n".join(["seeds: [0]", "experiments:", *rows, ""]))
+    (project / "params.yaml").write_text("\n".join([*SHARED, "experiments:", *rows, ""]))
 
 
 def seed_log(row: str, train_seconds: float, num_epochs: int) -> SeedLog:
@@ -351,3 +361,26 @@ def test_workers_take_several_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> N
     assert gpus(2, "cpu") == [None, None]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
     assert gpus(2) == [None, None]
+
+
+@pytest.mark.parametrize("source", ["full", "sample"])
+@pytest.mark.parametrize(("rows", "expected"), [(0.5, 1), (2.9, 2), (4, 4), (9, 4)])
+def test_memory_limits_the_workers_and_that_is_told(
+    source: str, rows: float, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert workers_in_memory(4, source, rows * WORKER_GIB[source]) == expected
+    told = capsys.readouterr().out
+    assert (f": {expected} at a time, not 4" in told) == (expected < 4)
+    assert bool(told) == (expected < 4)
+
+
+def test_memory_is_at_most_that_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(pipeline, "CGROUP_LIMIT", limit)
+    without = free_memory()
+    limit.write_text(f"{2**20}\n")
+    assert free_memory() == 1 / 1024
+    limit.write_text("max\n")
+    assert min(without, free_memory()) > 1 / 1024
