@@ -60,6 +60,7 @@ class Bench:
     params: Params
     runtime: Runtime
     stopwatch: Stopwatch
+    quick: bool = False  # too short to mean anything
 
     @property
     def extremes(self) -> dict[str, Experiment]:

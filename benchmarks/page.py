@@ -28,6 +28,7 @@ def speed_page(results: Results) -> str:
         "peak_mebibytes": memory,
         "side_by_side": side_by_side,
         "pipeline": pipeline,
+        "same_results": same_results,
     }
     text = [part(results) for name, part in parts.items() if name in results]
     return "\n\n".join([introduction(results), *text]) + "\n"
@@ -235,4 +236,24 @@ def pipeline(results: Results) -> str:
         f"{1000 * found['logging_seconds_per_epoch']:.0f} ms an epoch"
         + ("" if share is None else f", {100 * share:.1f} % of an epoch on the full data")
         + "."
+    )
+
+
+def same_results(results: Results) -> str:
+    """Accuracy with the fast layers and with the plain ones."""
+    cells = [
+        [
+            row,
+            ", ".join(f"{100 * share:.2f}" for share in found["fast"]),
+            ", ".join(f"{100 * share:.2f}" for share in found["plain"]),
+            f"{100 * found['difference']:+.2f} ± {100 * found['standard_error']:.2f}",
+        ]
+        for row, found in results["same_results"].items()
+    ]
+    return (
+        "## The same results\n\n"
+        + table(["row", "fast layers", "plain layers", "difference of means"], cells)
+        + "\n\nHeld-out accuracy (percent) of two epochs of the recipe on the full data, three seeds "
+        "each, and its standard error. Values and gradients of every fast path are compared with "
+        "the plain one by the tests."
     )

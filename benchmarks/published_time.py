@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from protodl.pipeline import read_logs
-from protodl.records import SeedLog
+from protodl.records import EpochRecord, SeedLog
 from protodl.results import load_published
 
 PORT_EPOCHS = 1500
@@ -45,7 +45,7 @@ def time_to_published(logs: Sequence[SeedLog], accuracy: float, port_rate: float
         "factor": port_seconds / middle if math.isfinite(middle) else None,
         "seeds": len(logs),
         "reached": sum(map(math.isfinite, needed)),
-        "best_held_out": statistics.median(best_held_out(log) for log in logs),
+        "best_held_out": statistics.median(best_of(log.history) for log in logs),
         **{
             name: " / ".join(dict.fromkeys(each.get(name, "unknown") for each in facts))
             for name in ("processor", "threads", "precision")
@@ -62,6 +62,6 @@ def seconds_to(log: SeedLog, accuracy: float) -> float:
     return math.inf
 
 
-def best_held_out(log: SeedLog) -> float:
-    """The highest held-out accuracy of a seed."""
-    return max(record.validation["accuracy"] for record in log.history)
+def best_of(history: Sequence[EpochRecord]) -> float:
+    """The highest held-out accuracy of a training."""
+    return max(record.validation["accuracy"] for record in history)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import costs, pipeline_overheads, processes, training_speed
+from benchmarks import costs, pipeline_overheads, processes, same_results, training_speed
 from benchmarks.measure import Bench, Stopwatch
 from benchmarks.page import speed_page
 from benchmarks.picture import draw
@@ -26,6 +26,7 @@ SECTIONS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "memory": processes.measure_memory,
     "side_by_side": processes.measure_side_by_side,
     "pipeline": pipeline_overheads.measure_pipeline,
+    "same_results": same_results.measure_same_results,
 }
 QUICK = Stopwatch(seconds=0.02, rounds=1, warm_up=1)
 
@@ -71,7 +72,7 @@ def build_bench(quick: bool) -> Bench:
         first = dict(list(params.experiments.items())[:1])
         params = params.model_copy(update={"experiments": first})
     runtime = resolve_runtime(params.training.model_copy(update={"device": "cpu"}))
-    return Bench(ROOT, params, runtime, QUICK if quick else Stopwatch())
+    return Bench(ROOT, params, runtime, QUICK if quick else Stopwatch(), quick)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from benchmarks.pipeline_overheads import stage_seconds
 from benchmarks.port_way import DeformedImages, PortWay, deform_image, use_plain_layers
 from benchmarks.processes import fresh_training, total_rate
 from benchmarks.published_time import time_to_published
+from benchmarks.same_results import comparison
 from benchmarks.training_speed import OFF, published_work, top_operators
 from benchmarks.watched_stage import Clock
 from protodl.augment import deform, displacement
@@ -233,13 +234,14 @@ def test_time_to_published_is_the_median_over_the_seeds(
 def test_a_quick_run_writes_the_files_and_keeps_other_sections(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:
-        for section in ("training", "elastic"):
+        for section in ("training", "elastic", "same_results"):
             run.main(["--quick", "--only", section, "--output", str(tmp_path)])
     finally:
         torch.set_num_threads(threads)
     results = json.loads((tmp_path / "results.json").read_text())
     row = "mnist-small-deconv"
-    assert set(results["measured"]) == {"training", "elastic"}
+    assert set(results["measured"]) == {"training", "elastic", "same_results"}
+    assert len(results["same_results"][row]["plain"]) == 3
     assert {"processor", "threads", "git_revision"} <= set(results["measured"]["elastic"])
     speed = results["throughput"][row]
     expected = speed["images_per_second"] / speed["port_images_per_second"]
@@ -251,6 +253,12 @@ def test_a_quick_run_writes_the_files_and_keeps_other_sections(tmp_path: Path) -
     assert (tmp_path / "SPEED.md").read_text() == speed_page(results)
     assert f"{speed['ratio']:.1f}" in (tmp_path / "SPEED.md").read_text()
     assert (tmp_path / "speed.png").stat().st_size < 100_000
+
+
+def test_results_are_compared_with_their_standard_error() -> None:
+    found = comparison([0.90, 0.92, 0.94], [0.91, 0.92, 0.93])
+    assert found["difference"] == pytest.approx(0)
+    assert found["standard_error"] == pytest.approx(((0.0004 + 0.0001) / 3) ** 0.5)
 
 
 def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:

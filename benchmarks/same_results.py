@@ -1,0 +1,69 @@
+"""Whether the fast layers change results: short trainings with them and with the plain ones."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Bench, random_split
+from benchmarks.port_way import use_plain_layers
+from benchmarks.published_time import best_of
+from protodl.config import Experiment
+from protodl.datasets import DATASETS, Split, hold_out, load_split
+from protodl.runtime import Runtime
+from protodl.training import Hooks, Trainer, build_network
+
+ROWS = ("mnist-small-deconv", "mnist-small-upconv")
+SEEDS = (0, 1, 2)
+EPOCHS = 2
+
+
+def measure_same_results(bench: Bench) -> dict[str, Any]:
+    """Held-out accuracy after two epochs of the recipe, by seed, fast and plain."""
+    found = {}
+    for row in ROWS:
+        if row in bench.params.experiments:
+            experiment = bench.params.experiment(row).model_copy(update={"epochs": EPOCHS})
+            train, held_out = splits(bench, experiment)
+            accuracies = {
+                way: [
+                    accuracy(experiment, train, held_out, bench.runtime, seed, way == "plain")
+                    for seed in SEEDS
+                ]
+                for way in ("fast", "plain")
+            }
+            found[row] = comparison(accuracies["fast"], accuracies["plain"])
+            print(f"{row}: {found[row]}", flush=True)
+    return {"same_results": found}
+
+
+def splits(bench: Bench, experiment: Experiment) -> tuple[Split, Split]:
+    """Training and held-out images of the full data; random ones in a quick run."""
+    settings = bench.params.training
+    if bench.quick:
+        return hold_out(random_split(DATASETS[experiment.dataset].shape, 400), 100, 0)
+    path: Path = bench.root / "data" / experiment.dataset / "train.pt"
+    return hold_out(load_split(path), settings.validation_size, settings.split_seed)
+
+
+def accuracy(
+    experiment: Experiment, train: Split, held_out: Split, runtime: Runtime, seed: int, plain: bool
+) -> float:
+    """Highest held-out accuracy of a training, a share."""
+    network = build_network(experiment, train, seed)
+    if plain:
+        use_plain_layers(network)
+    trainer = Trainer(network, train, held_out, experiment, runtime, seed)
+    return best_of([trainer.run_epoch(Hooks()) for _ in range(experiment.epochs)])
+
+
+def comparison(fast: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
+    """Both ways' accuracies, the difference of their means, and its standard error (Welch)."""
+    variances = [statistics.variance(way) / len(way) for way in (fast, plain)]
+    return {
+        "fast": list(fast),
+        "plain": list(plain),
+        "difference": statistics.fmean(fast) - statistics.fmean(plain),
+        "standard_error": math.sqrt(sum(variances)),
+    }
