@@ -253,7 +253,7 @@ def same_results(results: Results) -> str:
     return (
         "## The same results\n\n"
         + table(["row", "fast layers", "plain layers", "difference of means"], cells)
-        + "\n\nHeld-out accuracy (percent) of two epochs of the recipe on the full data, three seeds "
-        "each, and its standard error. Values and gradients of every fast path are compared with "
-        "the plain one by the tests."
+        + "\n\nHeld-out accuracy (percent) of two epochs of the recipe on the full data, three "
+        "seeds each, and its standard error. Values and gradients of every fast path are compared "
+        "with the plain one by the tests."
     )
