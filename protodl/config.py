@@ -92,6 +92,7 @@ class ModelConfig(Section):
     num_prototypes: PositiveInt = 15
     distance: Literal["euclidean", "squared_euclidean"] = "euclidean"
     head_bias: bool = True
+    encoder_init: Literal["torch", "he"] = "torch"
     prototype_init: Literal["uniform", "xavier", "data"] = "data"
     head_init: Literal["uniform", "kaiming", "class"] = "class"
 

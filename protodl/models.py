@@ -266,6 +266,7 @@ class PrototypeNetwork(nn.Module):
         self.head = nn.Linear(config.num_prototypes, num_classes, bias=config.head_bias)
         self._initialise_prototypes()
         self._initialise_head()
+        self._initialise_encoder()
 
     def forward(self, images: Tensor, decode: bool | int = True) -> NetworkOutput:
         """Classify images (N, C, H, W) in [0, 1].
@@ -320,6 +321,20 @@ class PrototypeNetwork(nn.Module):
             nn.init.xavier_uniform_(self.prototypes)
         else:
             nn.init.uniform_(self.prototypes)
+
+    @torch.no_grad()
+    def _initialise_encoder(self) -> None:
+        """`torch`: its default, which shrinks signals layer by layer; `he`: He et al. 2015.
+
+        With the former biases decide the signs of the codes, and in every second channel of a
+        narrow network the last ReLU lets nothing through, for any image, and never recovers.
+        """
+        if self.config.encoder_init == "he":
+            for layer in self.encoder.layers:
+                assert isinstance(layer, nn.Conv2d)
+                assert layer.bias is not None
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     def _initialise_head(self) -> None:
         """`uniform`: the paper; `kaiming`: torch's; `class`: prototype p is for class p mod K."""

@@ -252,3 +252,16 @@ def test_the_served_network_answers_with_probabilities() -> None:
     probabilities = Classifier(network)(images)
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(4))
     assert (probabilities.argmax(1) == network(images).logits.argmax(1)).all()
+
+
+def test_no_channel_of_the_code_starts_dead_after_he() -> None:
+    """With torch's default about half of them do, and stay so."""
+    images = torch.rand(50, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    dead = {}
+    for init in ("torch", "he"):
+        torch.manual_seed(0)
+        networks = [PrototypeNetwork(ModelConfig(encoder_init=init), 1, 28) for _ in range(10)]
+        maps = torch.stack([network.encoder(images) for network in networks])
+        dead[init] = (maps.amax(dim=(1, 3, 4)) == 0).double().mean()
+    assert dead["he"] == 0
+    assert dead["torch"] > 0.1
