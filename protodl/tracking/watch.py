@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -49,20 +49,25 @@ def watch(
                 for name, picture in _pictures(network, samples).items():
                     tracker.log_picture(name, picture, record.epoch)
 
-        started = False
-
-        def on_step(count: int) -> None:
-            nonlocal started
-            if not started:
-                started = True
-                bar.clear()
-                print(f"{title}: first step {process_seconds():.1f} s after the start", flush=True)
-            bar.update(count)
-
-        yield Hooks(on_step, on_epoch)
+        yield Hooks(_on_step(bar, title), on_epoch)
 
 
-def process_seconds() -> float:
+def _on_step(bar: "tqdm[Any]", title: str) -> Callable[[int], None]:
+    """What advances the display after a step; it tells once how long the first one took."""
+    started = False
+
+    def on_step(count: int) -> None:
+        nonlocal started
+        if not started:
+            started = True
+            bar.clear()
+            print(f"{title}: first step {_process_seconds():.1f} s after the start", flush=True)
+        bar.update(count)
+
+    return on_step
+
+
+def _process_seconds() -> float:
     """Seconds since this process was started, imports included."""
     import psutil
 
