@@ -70,7 +70,7 @@ def test_the_baseline_network_computes_the_same_losses(row: tuple[str, str, int,
     images, labels = torch.rand(4, row[2], row[3], row[3]), torch.arange(4)
     ours = batch_terms(fast(images), images, labels, "l2")
     theirs = batch_terms(plain(images), images, labels, "l2")
-    for name, value in vars(ours).items():
+    for name, value in ours._asdict().items():
         torch.testing.assert_close(value, getattr(theirs, name), rtol=1e-5, atol=1e-5)
 
 
