@@ -54,7 +54,8 @@ class PrototypeQuality:
     @property
     def between(self) -> Tensor:
         """Distances of all pairs of prototypes, each pair once."""
-        rows, columns = torch.triu_indices(*self.distances.shape, offset=1)
+        count = len(self.distances)
+        rows, columns = torch.triu_indices(count, count, offset=1)
         return self.distances[rows, columns]
 
     @property
