@@ -453,13 +453,15 @@ def _draw_losses(axes: Axes, logs: Sequence[SeedLog]) -> None:
 def _draw_term(
     axes: Axes, history: Sequence[EpochRecord], name: str, colour: str, seeds: int
 ) -> float | None:
-    """Both curves of one term of one seed; the last held-out value, None where there is none."""
+    """Both curves of one term of one seed; the last value, held out where that was measured."""
     strength = 1.0 if seeds == 1 else 0.6
-    training = [(r.epoch, r.train[name]) for r in history if name in r.train]
+    # A term that is not on yet is 0, which has no place on a logarithmic axis.
+    training = [(r.epoch, r.train[name]) for r in history if r.train.get(name)]
     held_out = [(r.epoch, r.validation[name]) for r in history if name in r.validation]
     _line(axes, training, colour, 0.6, strength * 0.7)
     _line(axes, held_out, colour, 1.3, strength)
-    return held_out[-1][1] if held_out else None
+    ends = held_out or training
+    return ends[-1][1] if ends else None
 
 
 def _loss_ticks(low: float, high: float) -> list[float]:
