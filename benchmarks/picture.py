@@ -49,6 +49,8 @@ def draw_growth(axes: Axes, steps: Mapping[str, Mapping[str, float]]) -> None:
         if name in steps:
             x, y = [int(key) for key in steps[name]], list(steps[name].values())
             axes.plot(x, y, color=colour, marker=mark, label=label)
-    if steps:
+    if not steps:
+        axes.set_axis_off()  # not measured yet
+    else:
         axes.set(xscale="log", yscale="log", ylabel="milliseconds a step", xlabel="number")
         axes.legend(frameon=False, fontsize=8)
