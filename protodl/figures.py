@@ -42,6 +42,7 @@ LINE = 18  # of 7 point text
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
 ORANGE, SKY = "#E69F00", "#56B4E9"
 INK, GREY, RULE = "#1A1A1A", "#666666", "#CCCCCC"
+TERM_WORDS = {"loss": "weighted sum", "prototype_classification": "prototype class"}
 TERM_COLOURS = {"classification": BLUE, "reconstruction": GREEN, "r1": ORANGE, "r2": PURPLE}
 SPARE_COLOURS = (SKY, "#882255", "#44AA99", "#999933", "#332288")
 
@@ -439,7 +440,7 @@ def _draw_losses(axes: Axes, logs: Sequence[SeedLog]) -> None:
         ends = [_draw_term(axes, log.history, name, colour, len(logs)) for log in logs]
         found = [end for end in ends if end is not None and end > 0]
         if found:
-            words = "weighted sum" if name == "loss" else name.replace("_", " ")
+            words = TERM_WORDS.get(name, name.replace("_", " "))
             labels.append((float(np.median(found)), words, colour))
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
