@@ -90,11 +90,23 @@ class ModelConfig(Section):
     # Between the decoder's layers; `port`: sigmoid for an upconv decoder of grey images, else relu.
     decoder_activation: Literal["relu", "sigmoid", "port"] = "relu"
     num_prototypes: PositiveInt = 15
-    distance: Literal["euclidean", "squared_euclidean"] = "euclidean"
+    # `none`: no prototypes, a fully connected layer with ReLU in their place (a baseline).
+    distance: Literal["euclidean", "squared_euclidean", "none"] = "euclidean"
     head_bias: bool = True
     encoder_init: Literal["torch", "he"] = "torch"
     prototype_init: Literal["uniform", "xavier", "data"] = "data"
+    train_prototypes: bool = True  # false: they stay where they began (a baseline)
+    project: bool = False  # onto training cases, after the training
     head_init: Literal["uniform", "kaiming", "class"] = "class"
+
+    @model_validator(mode="after")
+    def _prototypes_to_speak_of(self) -> Self:
+        if self.distance == "none" and (self.project or not self.train_prototypes):
+            raise ValueError(
+                "distance is none: there are no prototypes to project or to hold; leave out "
+                "project and train_prototypes"
+            )
+        return self
 
 
 class LossConfig(Section):
@@ -138,6 +150,15 @@ class OptimizerConfig(Section):
     warmup: float = Field(default=0.2, ge=0, lt=1)
     clip_norm: NonNegativeFloat = 10.0
     averaging: float = Field(default=0.0, ge=0, lt=1)
+
+
+class JudgeConfig(Section):
+    """The plain classifier of each data set that judges pictures without knowing prototypes."""
+
+    epochs: PositiveInt = 6
+    lr: PositiveFloat = 5e-3
+    batch_size: PositiveInt = 125
+    seed: Seed = 0
 
 
 class Experiment(Section):
@@ -186,6 +207,7 @@ class Params(Section):
     seeds: list[Seed] = Field(min_length=1)
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    judge: JudgeConfig = JudgeConfig()
     experiments: dict[str, Experiment] = Field(min_length=1)
 
     @model_validator(mode="after")

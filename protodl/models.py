@@ -261,8 +261,11 @@ class PrototypeNetwork(nn.Module):
             (*reversed(widths), channels), sizes[::-1], _hidden_activation(config, channels)
         )
         self.prototypes = nn.Parameter(
-            torch.empty(config.num_prototypes, math.prod(self.code_shape))
+            torch.empty(config.num_prototypes, math.prod(self.code_shape)),
+            requires_grad=config.train_prototypes,
         )
+        plain = config.distance == "none"
+        self.plain_bias = nn.Parameter(torch.zeros(config.num_prototypes)) if plain else None
         self.head = nn.Linear(config.num_prototypes, num_classes, bias=config.head_bias)
         self._initialise_prototypes()
         self._initialise_head()
@@ -295,10 +298,15 @@ class PrototypeNetwork(nn.Module):
         return self.decode(self.prototypes)
 
     def distances(self, codes: Tensor) -> Tensor:
-        """Distances (N, P) from codes (N, D) to the prototypes, squared if the variant says so."""
+        """Distances (N, P) from codes (N, D) to the prototypes, squared if the variant says so.
+
+        With `distance: none` there are none: a fully connected layer, the baseline of the paper.
+        """
         # In full precision: a difference of near-equal numbers is what the explanation consists of.
         with torch.autocast(codes.device.type, enabled=False):
             codes = codes.to(self.prototypes.dtype)
+            if self.plain_bias is not None:
+                return F.relu(F.linear(codes, self.prototypes, self.plain_bias))
             if self.config.distance == "squared_euclidean":
                 return (codes[:, None] - self.prototypes).square().sum(-1)
             # Exact differences, not the |a|²+|b|²-2ab shortcut, which loses digits near zero.
@@ -309,6 +317,21 @@ class PrototypeNetwork(nn.Module):
         with torch.autocast(distances.device.type, enabled=False):
             logits: Tensor = self.head(distances)
             return logits
+
+    @torch.no_grad()
+    def project_prototypes(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """Move each prototype onto the nearest code of its class; returns those cases (P,).
+
+        Codes (N, D) of training cases and their labels (N,). Prototypes of a class without cases
+        move onto the nearest code of any class.
+        """
+        distances = torch.cdist(self.prototypes, codes, compute_mode="donot_use_mm_for_euclid_dist")
+        classes = prototype_classes(self.head.weight)
+        own = labels == classes[:, None]
+        foreign = ~own & own.any(dim=1, keepdim=True)
+        cases = distances.masked_fill(foreign, torch.inf).argmin(dim=1)
+        self.prototypes.copy_(codes[cases])
+        return cases
 
     @torch.no_grad()
     def set_prototypes(self, images: Tensor) -> None:

@@ -82,7 +82,7 @@ def build_optimizers(
     `muon` moves the kernels of convolutions; AdamW moves all else then. `recorded`: their steps can
     become part of a CUDA graph.
     """
-    parameters = list(network.parameters())
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.name == "sgd":
         sgd = torch.optim.SGD(
             parameters,

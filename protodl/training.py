@@ -20,7 +20,7 @@ from protodl.augment import augment_pixels, augment_values
 from protodl.checkpoint import FORMAT, read, write_atomically
 from protodl.config import Experiment
 from protodl.datasets import DATASETS, Split, to_unit_interval
-from protodl.evaluation import evaluate
+from protodl.evaluation import batches, evaluate
 from protodl.losses import TERM_NAMES, LossTerms, batch_terms, prototype_terms
 from protodl.models import PrototypeNetwork
 from protodl.optimizers import build_optimizers, learning_rate
@@ -39,6 +39,7 @@ class FitResult:
 
     network: PrototypeNetwork
     history: list[EpochRecord]
+    unprojected: PrototypeNetwork | None = None  # the same before its prototypes were projected
 
     @property
     def train_seconds(self) -> float:
@@ -295,4 +296,17 @@ def fit(
         hooks.on_epoch(record, trainer.evaluated)
     network = copy.deepcopy(trainer.evaluated)
     network.load_state_dict(trainer.best_state)
-    return FitResult(network.cpu().eval(), trainer.history)
+    network = network.cpu().eval()
+    if not trainer.experiment.model.project:
+        return FitResult(network, trainer.history)
+    unprojected = copy.deepcopy(network)
+    project(network, trainer.train)
+    return FitResult(network, trainer.history, unprojected)
+
+
+@torch.inference_mode()
+def project(network: PrototypeNetwork, train: Split) -> Tensor:
+    """Move each prototype onto the nearest training case of its class; returns the cases (P,)."""
+    device = network.prototypes.device
+    codes = torch.cat([network.encode(images) for images, _ in batches(train, device)])
+    return network.project_prototypes(codes, train.labels.to(device))

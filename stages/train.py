@@ -127,6 +127,8 @@ def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
         with tracking.watch(tracker, title, samples, every, epochs, len(row.train)) as hooks:
             result = _fit(row, seed, store / "training.pt", hooks)
         save_network(result.network, store / "network.pt")
+        if result.unprojected is not None:
+            save_network(result.unprojected, store / "unprojected.pt")
         class_names = DATASETS[row.experiment.dataset].class_names
         served = tracking.ServedModel(Classifier(result.network), samples[:2].numpy(), class_names)
         tracker.log_model(served, result.selected.epoch, result.selected.validation["accuracy"])
@@ -180,6 +182,9 @@ def train_row(options: argparse.Namespace) -> None:
         logs.append(finished_log(store) or train_seed(row, seed, store))
         shutil.copyfile(store / "network.pt", options.models / f"seed-{seed}.pt")
         shutil.copyfile(store / "log.json", options.logs / f"seed-{seed}.json")
+        if row.experiment.model.project:
+            before = options.models / f"seed-{seed}-unprojected.pt"
+            shutil.copyfile(store / "unprojected.pt", before)
     write_curves(logs, options.curves)
 
 
