@@ -8,7 +8,8 @@ from pathlib import Path
 
 from protodl.config import load_params
 from protodl.datasets import hold_out, load_split
-from protodl.judge import judge_accuracy, save_judge, train_judge
+from protodl.judge import judge_accuracy, save_judge
+from protodl.judge_training import train_judge
 from protodl.runtime import environment_facts, resolve_runtime
 
 
