@@ -121,6 +121,7 @@ def test_the_projects_own_params_are_valid_and_spell_out_every_key() -> None:
         everything = experiment.model_dump(exclude={"preset"})
         assert _keys(written["experiments"][row]) == _keys(everything), row
     assert _keys(written["training"]) == _keys(params.training.model_dump())
+    assert _keys(written["judge"]) == _keys(params.judge.model_dump())
 
 
 def _keys(tree: object) -> object:

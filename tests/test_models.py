@@ -266,3 +266,18 @@ def test_no_channel_of_the_code_starts_dead_after_he() -> None:
         dead[init] = (maps.amax(dim=(1, 3, 4)) == 0).double().mean()
     assert dead["he"] == 0
     assert dead["torch"] > 0.1
+
+
+def test_without_distances_a_plain_layer_answers() -> None:
+    """The paper's baseline: as many weights and a ReLU where the prototypes were."""
+    config = ModelConfig(distance="none", num_prototypes=7, prototype_init="xavier")
+    network = PrototypeNetwork(config, 1, 28).double()
+    layer = torch.nn.Linear(40, 7).double()
+    layer.load_state_dict({"weight": network.prototypes.detach(), "bias": torch.arange(7.0) - 3})
+    with torch.no_grad():
+        assert network.plain_bias is not None
+        network.plain_bias.copy_(torch.arange(7.0) - 3)
+    images = torch.rand(5, 1, 28, 28, dtype=torch.float64)
+    output = network(images, decode=False)
+    torch.testing.assert_close(output.distances, layer(network.encode(images)).relu())
+    torch.testing.assert_close(output.logits, network.head(output.distances))

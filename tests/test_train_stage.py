@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from protodl.checkpoint import load_network
 from protodl.datasets import Split, save_split
 from protodl.records import SeedLog
 
@@ -19,6 +20,7 @@ training: {{validation_size: 40, threads: 1}}
 experiments:
   a-row:
     dataset: mnist
+    model: {{project: true}}
     epochs: 3
     batch_size: 20
     augment: {{elastic_alpha: 20, shift: 1}}
@@ -80,6 +82,10 @@ def test_a_finished_seed_is_kept_when_another_is_added(whole: Stage) -> None:
     assert whole.log(0) == log
     assert whole.model(0) == model != whole.model(1)
     assert whole.log(1).parent_run_id == log.parent_run_id
+    before = load_network(whole.folder / "models" / "seed-0-unprojected.pt")
+    after = load_network(whole.folder / "models" / "seed-0.pt")
+    assert torch.equal(before.head.weight, after.head.weight)
+    assert not torch.equal(before.prototypes, after.prototypes)
     lines = (whole.folder / "curves.csv").read_text().splitlines()
     assert len(lines) == 1 + 3
     first = lines[0].split(",").index("validation_accuracy")

@@ -20,6 +20,7 @@ from protodl.training import (
     build_network,
     choose_cases,
     fit,
+    project,
 )
 
 CPU = Runtime(torch.device("cpu"), torch.float32, torch.channels_last, 1)
@@ -240,3 +241,54 @@ def test_a_fingerprint_changes_with_every_fact_and_source(tmp_path: Path) -> Non
     assert first != fingerprint({"lr": 0.1, "seed": 1}, [source])
     source.write_text("a = 2")
     assert first != fingerprint({"lr": 0.1, "seed": 0}, [source])
+
+
+def test_prototypes_are_projected_onto_the_nearest_codes_of_their_class(tmp_path: Path) -> None:
+    model = EXPERIMENT.model.model_copy(update={"project": True})
+    experiment = EXPERIMENT.model_copy(update={"model": model})
+    result = fit(trainer(experiment), tmp_path / "training.pt", 1)
+    plain = fit(trainer(), tmp_path / "plain.pt", 1)
+
+    before = result.unprojected
+    assert before is not None and plain.unprojected is None
+    assert same_weights(before, plain.network)  # the training itself is the same
+    with torch.inference_mode():
+        codes = result.network.encode(TRAIN.images / 255)
+    classes = before.head.weight.argmin(dim=0)
+    for place, (old, new) in enumerate(
+        zip(before.prototypes, result.network.prototypes, strict=True)
+    ):
+        own = codes[TRAIN.labels == classes[place]]
+        torch.testing.assert_close(new, own[(own - old).norm(dim=1).argmin()])
+    again = result.network.prototypes.clone()
+    project(result.network, TRAIN)
+    assert torch.equal(again, result.network.prototypes)
+
+
+def test_a_prototype_of_a_class_without_cases_goes_to_the_nearest_code_of_all() -> None:
+    network = PrototypeNetwork(ModelConfig(num_prototypes=2, head_init="class"), 1, 28)
+    with torch.no_grad():
+        network.prototypes.copy_(torch.stack([torch.full((40,), 1.0), torch.full((40,), 5.0)]))
+    codes = torch.stack([torch.full((40,), v) for v in (0.0, 2.5, 6.0)])
+    labels = torch.tensor([0, 0, 3])  # prototype 1 speaks for class 1, which has no case
+    assert network.project_prototypes(codes, labels).tolist() == [0, 2]
+    assert network.prototypes[:, 0].tolist() == [0.0, 6.0]
+
+
+def test_frozen_prototypes_stay_where_they_began(tmp_path: Path) -> None:
+    model = ModelConfig(train_prototypes=False, prototype_init="uniform", encoder_init="he")
+    experiment = EXPERIMENT.model_copy(update={"model": model})
+    began = build_network(experiment, TRAIN, 0).prototypes.clone()
+    result = fit(trainer(experiment), tmp_path / "training.pt", 1)
+    assert torch.equal(result.network.prototypes, began)
+    assert result.selected.validation["accuracy"] > 0.5
+
+
+def test_the_baseline_without_prototypes_learns(tmp_path: Path) -> None:
+    model = ModelConfig(
+        distance="none", prototype_init="xavier", head_init="kaiming", encoder_init="he"
+    )
+    loss = EXPERIMENT.loss.model_copy(update={"reconstruction": 0.0, "r1": 0.0, "r2": 0.0})
+    experiment = EXPERIMENT.model_copy(update={"model": model, "loss": loss})
+    result = fit(trainer(experiment), tmp_path / "training.pt", 1)
+    assert result.selected.validation["accuracy"] > 0.5
