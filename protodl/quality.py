@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from protodl.datasets import Split
+from protodl.datasets import Split, to_unit_interval
 from protodl.evaluation import batches
 from protodl.explain import baseline, contributions
+from protodl.judge import Judge
 from protodl.models import PrototypeNetwork, prototype_classes
+from protodl.reference import Reference, nearest_cases
 
 PURITY_NEIGHBOURS = 25
 KEPT = (1, 2, 3, 5)  # numbers of contributions that `keep_accuracy` is measured for
@@ -85,14 +87,13 @@ class PrototypeQuality:
 
 
 @torch.inference_mode()
-def measure_quality(network: PrototypeNetwork, train: Split) -> PrototypeQuality:
+def measure_quality(network: PrototypeNetwork, reference: Reference) -> PrototypeQuality:
     """Measure a network's prototypes against the training cases it was trained on."""
     device = network.prototypes.device
     prototypes, weight = network.prototypes, network.head.weight
     classes = prototype_classes(weight)
     decoded = network(network.decode_prototypes(), decode=False)
-    codes = torch.cat([network.encode(images) for images, _ in batches(train, device)])
-    labels = train.labels.to(device)
+    codes, labels = reference.codes.to(device), reference.labels.to(device)
     return PrototypeQuality(
         classes=classes.cpu(),
         dominance=class_dominance(weight).cpu(),
@@ -128,6 +129,63 @@ def measure_explanations(network: PrototypeNetwork, held_out: Split) -> dict[str
         **kept,
         "faithfulness_gap": float((parts.sum(dim=2) + start - logits).abs().max()),
     }
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judge, who knows neither prototypes nor reconstructions, says of pictures."""
+
+    classes: Tensor  # (P,) the class each prototype stands for
+    decoded: Tensor  # (P,) its verdict on the decoded prototype
+    cases: Tensor  # (P,) index of the nearest training case, over all classes
+    case_labels: Tensor  # (P,) the label of that case
+    case_verdicts: Tensor  # (P,) its verdict on that case
+    same: Tensor  # (M,) whether a held-out image and its reconstruction get the same verdict
+
+    def as_metrics(self) -> dict[str, float]:
+        """The figures that stand beside accuracy.
+
+        `independent_agreement`: share of prototypes whose decoded picture the judge puts into the
+        prototype's class. `case_agreement`: share whose nearest training case, the one shown as the
+        real example, has that class as its label and in the judge's verdict.
+        `independent_reconstruction_agreement`: share of held-out images whose reconstruction gets
+        the verdict of the image: what decoded pictures can be expected to reach.
+        """
+        case = (self.case_labels == self.classes) & (self.case_verdicts == self.classes)
+        return {
+            "independent_agreement": float((self.decoded == self.classes).double().mean()),
+            "case_agreement": float(case.double().mean()),
+            "independent_reconstruction_agreement": float(self.same.double().mean()),
+        }
+
+
+@torch.inference_mode()
+def measure_judgement(
+    network: PrototypeNetwork, judge: Judge, reference: Reference, train: Split, held_out: Split
+) -> Judgement:
+    """Let the judge see decoded prototypes, their nearest training cases, and reconstructions.
+
+    Args:
+        network: on any device.
+        judge: of the same data set, on the CPU.
+        reference: the network's, of the same training cases.
+        train: the cases.
+        held_out: images (M, C, H, W) that nobody was trained on.
+    """
+    device = network.prototypes.device
+    cases = nearest_cases(network.prototypes.cpu(), reference.codes, 1)[0][:, 0]
+    same = []
+    for images, _ in batches(held_out, device):
+        again = network.decode(network.encode(images))
+        same.append(judge.verdicts(images.cpu()) == judge.verdicts(again.cpu()))
+    return Judgement(
+        classes=prototype_classes(network.head.weight).cpu(),
+        decoded=judge.verdicts(network.decode_prototypes().cpu()),
+        cases=cases,
+        case_labels=train.labels[cases],
+        case_verdicts=judge.verdicts(to_unit_interval(train.images[cases])),
+        same=torch.cat(same),
+    )
 
 
 def keep_accuracy(contributed: Tensor, start: Tensor, labels: Tensor, kept: int) -> float:

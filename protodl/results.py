@@ -44,10 +44,14 @@ class ResultRow(Record):
     decode_agreement_mean: float
     cycle_identity_mean: float
     reconstruction_agreement_mean: float
+    independent_agreement_mean: float
+    independent_reconstruction_agreement_mean: float  # its ceiling
+    case_agreement_mean: float
     purity25_mean: float
     coverage_min: int  # classes with a prototype, in the worst seed
     train_seconds_mean: float  # of one seed
     num_epochs: int
+    unprojected: dict[str, float]  # means of the same networks before; empty unless model.project
     run_id: str  # the row's run in MLflow, the parent of its seeds' runs; or UNTRACKED
     data_source: Source
     environment: dict[str, str]  # hardware and versions; several values are separated by " / "
@@ -111,6 +115,7 @@ class Metrics(BaseModel):
     num_seeds: int
     mean: dict[str, float]
     std: dict[str, float]
+    unprojected: dict[str, float]
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -238,10 +243,16 @@ def result_row(row: str, params: Params, files: RowFiles) -> ResultRow:
         decode_agreement_mean=_metric(files.metrics.mean, "decode_agreement", row),
         cycle_identity_mean=_metric(files.metrics.mean, "cycle_identity", row),
         reconstruction_agreement_mean=_metric(files.metrics.mean, "reconstruction_agreement", row),
+        independent_agreement_mean=_metric(files.metrics.mean, "independent_agreement", row),
+        independent_reconstruction_agreement_mean=_metric(
+            files.metrics.mean, "independent_reconstruction_agreement", row
+        ),
+        case_agreement_mean=_metric(files.metrics.mean, "case_agreement", row),
         purity25_mean=_metric(files.metrics.mean, "purity25", row),
         coverage_min=int(min(_metric(seed.metrics, "coverage", row) for seed in files.evaluations)),
         train_seconds_mean=_metric(files.metrics.mean, "train_seconds", row),
         num_epochs=max(log.num_epochs for log in files.logs),
+        unprojected=files.metrics.unprojected,
         run_id=_run_id(files.logs),
         data_source=params.data.source,
         environment=_environment(files.logs),

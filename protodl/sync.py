@@ -21,6 +21,7 @@ from protodl.tables import results_table
 if TYPE_CHECKING:
     from protodl.tracking import RowResult, ServedModel
 
+UNPROJECTED = "unprojected_"  # begins the names of metrics from before the projection
 ENVIRONMENT_TAG = "environment."
 
 
@@ -131,6 +132,7 @@ def _record_row(result: ResultRow, files: RowFiles) -> None:
         "published_accuracy": result.published_accuracy,
         "difference": result.difference,
     }
+    numbers |= {f"{UNPROJECTED}{name}": value for name, value in result.unprojected.items()}
     extra = {name: value for name, value in numbers.items() if value is not None}
     tags = {
         "seeds": " ".join(map(str, result.seeds)),
@@ -200,6 +202,16 @@ def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:
             decode_agreement_mean=metrics["decode_agreement"],
             cycle_identity_mean=metrics["cycle_identity"],
             reconstruction_agreement_mean=metrics["reconstruction_agreement"],
+            independent_agreement_mean=metrics["independent_agreement"],
+            independent_reconstruction_agreement_mean=metrics[
+                "independent_reconstruction_agreement"
+            ],
+            case_agreement_mean=metrics["case_agreement"],
+            unprojected={
+                name.removeprefix(UNPROJECTED): value
+                for name, value in metrics.items()
+                if name.startswith(UNPROJECTED)
+            },
             purity25_mean=metrics["purity25"],
             coverage_min=int(metrics["coverage_min"]),
             train_seconds_mean=metrics["train_seconds"],

@@ -25,7 +25,8 @@ def results_table(rows: Sequence[ResultRow]) -> str:
     """The whole table in Markdown, with the sentences that belong to it."""
     names = ["row", "test accuracy (%)"]
     names += ["published (%)", "difference"] if _comparable(rows) else []
-    names += ["decode agreement", "cycle identity", "reconstruction agreement", "purity@25"]
+    names += ["decode agreement", "cycle identity", "reconstruction agreement"]
+    names += ["independent agreement", "its ceiling", "case agreement", "purity@25"]
     names += ["coverage", "seconds", "epochs", "MLflow run"]
     cells = [
         [
@@ -35,6 +36,9 @@ def results_table(rows: Sequence[ResultRow]) -> str:
             f"{100 * row.decode_agreement_mean:.0f} %",
             f"{100 * row.cycle_identity_mean:.0f} %",
             f"{100 * row.reconstruction_agreement_mean:.0f} %",
+            f"{100 * row.independent_agreement_mean:.0f} %",
+            f"{100 * row.independent_reconstruction_agreement_mean:.0f} %",
+            f"{100 * row.case_agreement_mean:.0f} %",
             f"{row.purity25_mean:.2f}",
             str(row.coverage_min),
             f"{row.train_seconds_mean:.0f}",
@@ -50,13 +54,15 @@ def short_table(rows: Sequence[ResultRow], page: str = "RESULTS.md") -> str:
     """The README's table in Markdown; each row leads to its section of `page`."""
     names = ["row", "test accuracy (%)"]
     names += ["published (%)", "difference"] if _comparable(rows) else []
-    names += ["decode agreement", "seconds"]
+    names += ["decode agreement", "independent agreement", "case agreement", "seconds"]
     cells = [
         [
             f"[{row.row}]({page}#{row.row})",
-            _percent(row.test_accuracy_mean),
+            f"{_percent(row.test_accuracy_mean)} ± {_spread(row)}",
             *(_comparison(row) if _comparable(rows) else []),
             f"{100 * row.decode_agreement_mean:.0f} %",
+            f"{100 * row.independent_agreement_mean:.0f} %",
+            f"{100 * row.case_agreement_mean:.0f} %",
             f"{row.train_seconds_mean:.0f}",
         ]
         for row in rows
@@ -179,7 +185,12 @@ def _how(rows: Sequence[ResultRow]) -> str:
         "- Decode agreement: prototypes whose decoded picture the network puts into the "
         "prototype's class. Cycle identity: prototypes whose decoded picture, encoded again, is "
         "nearest to themselves. Reconstruction agreement: held-out images whose reconstruction "
-        "gets the same prediction. Purity@25: share of the 25 nearest training cases of its class. "
+        "gets the same prediction. Independent agreement: prototypes whose decoded picture is put "
+        "into the prototype's class by a judge, a plain classifier that never saw a prototype or a "
+        "reconstruction; its ceiling: held-out images whose reconstruction gets the judge's "
+        "verdict of the image. Case agreement: prototypes whose nearest training case has the "
+        "prototype's class, by its label and in the judge's verdict. Purity@25: share of the 25 "
+        "nearest training cases of its class. "
         "Coverage: classes with a prototype, in the worst seed.",
         f"- Published: {source}. The paper itself reports {', '.join(numbers)} ({paper.source}).",
         "- MLflow runs are those of the training; in a store refilled by `protodl sync` search "
@@ -216,12 +227,31 @@ def _section(row: ResultRow, experiment: Experiment, pictures: Path) -> str:
         f"- Test accuracy {_percent(row.test_accuracy_mean)} %, held-out "
         f"{_percent(row.validation_accuracy_mean)} %. Selected of {row.num_epochs} epochs: "
         f"{chosen}. MLflow run `{row.run_id}`.",
+        *_projection(row),
         *_parameters(experiment.model_dump()),
     ]
     folder = (pictures / row.row / "pictures").as_posix()
     for name, caption in PICTURES.items():
         lines += ["", f"{caption}:", "", f"![{caption}]({folder}/{name}.png)"]
     return "\n".join(lines)
+
+
+def _projection(row: ResultRow) -> list[str]:
+    """What moving the prototypes onto training cases changed; nothing where they were not moved."""
+    changes = {
+        "test accuracy": ("test_accuracy", row.test_accuracy_mean),
+        "decode agreement": ("decode_agreement", row.decode_agreement_mean),
+        "cycle identity": ("cycle_identity", row.cycle_identity_mean),
+        "independent agreement": ("independent_agreement", row.independent_agreement_mean),
+        "case agreement": ("case_agreement", row.case_agreement_mean),
+    }
+    if not row.unprojected:
+        return []
+    words = [
+        f"{words} {_percent(row.unprojected[name])} → {_percent(after)} %"
+        for words, (name, after) in changes.items()
+    ]
+    return [f"- Projected onto training cases: {', '.join(words)}."]
 
 
 def _parameters(parameters: Mapping[str, Any]) -> list[str]:

@@ -3,40 +3,83 @@
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from protodl.checkpoint import load_network
-from protodl.config import Params, load_params
+from protodl.config import LossConfig, load_params
 from protodl.datasets import Split, hold_out, load_split
 from protodl.evaluation import confusion_matrix, evaluate
-from protodl.quality import measure_explanations, measure_quality
+from protodl.judge import Judge, load_judge
+from protodl.models import PrototypeNetwork
+from protodl.quality import (
+    Judgement,
+    PrototypeQuality,
+    measure_explanations,
+    measure_judgement,
+    measure_quality,
+)
 from protodl.records import SeedLog
-from protodl.reference import measure_reference, save_reference
+from protodl.reference import Reference, measure_reference, save_reference
 from protodl.runtime import resolve_runtime
 
 
-def evaluate_seed(
-    model: Path, log: SeedLog, train: Split, held_out: Split, test: Split, params: Params
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Measures:
+    """What every seed of a row is measured with."""
+
+    train: Split
+    held_out: Split
+    test: Split
+    judge: Judge
+    loss: LossConfig
+    device: torch.device
+
+    def of(self, network: PrototypeNetwork, reference: Reference) -> "Measured":
+        """Measure a network: accuracy on the test split, quality on the others."""
+        result = evaluate(network, self.test, self.loss, self.device)
+        quality = measure_quality(network, reference)
+        judgement = measure_judgement(network, self.judge, reference, self.train, self.held_out)
+        metrics = {f"test_{name}": value for name, value in result.as_metrics().items()}
+        metrics |= quality.as_metrics() | judgement.as_metrics()
+        metrics |= measure_explanations(network, self.held_out)
+        return Measured(metrics, result.predictions, quality, judgement)
+
+
+class Measured(NamedTuple):
+    """What was measured of one network."""
+
+    metrics: dict[str, float]
+    predictions: torch.Tensor  # (N,) of the test images
+    quality: PrototypeQuality
+    judgement: Judgement
+
+
+def evaluate_seed(options: argparse.Namespace, log: SeedLog, measures: Measures) -> dict[str, Any]:
     """Everything measured of one seed: flat `metrics`, `confusion` (K, K) and the prototypes."""
-    device = resolve_runtime(params.training).device
-    network = load_network(model).to(device)
-    result = evaluate(network, test, params.experiment(log.row).loss, device)
-    quality = measure_quality(network, train)
-    metrics = {f"test_{name}": value for name, value in result.as_metrics().items()}
-    metrics |= {"validation_accuracy": _selected_accuracy(log), **quality.as_metrics()}
-    metrics |= measure_explanations(network, held_out)
+    network = load_network(options.models / f"seed-{log.seed}.pt").to(measures.device)
+    reference = measure_reference(network, measures.train, measures.held_out)
+    save_reference(reference, options.references / f"seed-{log.seed}.pt")
+    metrics, predictions, quality, judgement = measures.of(network, reference)
+    metrics["validation_accuracy"] = _selected_accuracy(log)
+    unprojected: dict[str, float] = {}
+    if network.config.project:
+        path = options.models / f"seed-{log.seed}-unprojected.pt"
+        before = load_network(path).to(measures.device)
+        its_own = measure_reference(before, measures.train, measures.held_out)
+        unprojected = measures.of(before, its_own).metrics
     metrics |= {"train_seconds": log.train_seconds, "num_epochs": log.num_epochs}
     return {
         "row": log.row,
         "seed": log.seed,
         "metrics": metrics,
+        "unprojected": unprojected,  # the same before prototypes were moved onto training cases
         "confusion": confusion_matrix(
-            result.predictions, test.labels, network.num_classes
+            predictions, measures.test.labels, network.num_classes
         ).tolist(),
         "prototypes": {
             "class": quality.classes.tolist(),
@@ -45,6 +88,10 @@ def evaluate_seed(
             "returned": quality.returned.tolist(),
             "purity25": _rounded(quality.purity),
             "manifold_ratio": _rounded(quality.manifold_ratio),
+            "judged_class": judgement.decoded.tolist(),
+            "case": judgement.cases.tolist(),
+            "case_label": judgement.case_labels.tolist(),
+            "case_judged_class": judgement.case_verdicts.tolist(),
         },
     }
 
@@ -59,14 +106,17 @@ def _rounded(values: torch.Tensor) -> list[float]:
 
 def summarise(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and sample standard deviation over the seeds (0 for a single one)."""
-    metrics = [evaluation["metrics"] for evaluation in evaluations]
-    columns = {name: [float(seed[name]) for seed in metrics] for name in metrics[0]}
+    columns, before = (
+        {name: [float(seed[kind][name]) for seed in evaluations] for name in evaluations[0][kind]}
+        for kind in ("metrics", "unprojected")
+    )
     return {
-        "num_seeds": len(metrics),
+        "num_seeds": len(evaluations),
         "mean": {name: fmean(values) for name, values in columns.items()},
         "std": {
             name: stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()
         },
+        "unprojected": {name: fmean(values) for name, values in before.items()},
     }
 
 
@@ -82,14 +132,18 @@ def evaluate_row(options: argparse.Namespace) -> None:
     settings = params.training
     everything = load_split(options.data / "train.pt")
     train, held_out = hold_out(everything, settings.validation_size, settings.split_seed)
-    test = load_split(options.data / "test.pt")
+    measures = Measures(
+        train=train,
+        held_out=held_out,
+        test=load_split(options.data / "test.pt"),
+        judge=load_judge(options.judge),
+        loss=params.experiment(options.row).loss,
+        device=resolve_runtime(settings).device,
+    )
     logs = [SeedLog.read(options.logs / f"seed-{seed}.json") for seed in params.seeds]
     evaluations = []
     for log in logs:
-        model = options.models / f"seed-{log.seed}.pt"
-        evaluations.append(evaluate_seed(model, log, train, held_out, test, params))
-        reference = measure_reference(load_network(model), train, held_out)
-        save_reference(reference, options.references / f"seed-{log.seed}.pt")
+        evaluations.append(evaluate_seed(options, log, measures))
         write_json(evaluations[-1], options.details / f"seed-{log.seed}.json")
     summary = summarise(evaluations)
     write_json(summary, options.metrics)
@@ -119,6 +173,7 @@ def main() -> int:
     parser.add_argument("--params", type=Path, required=True, help="params.yaml")
     parser.add_argument("--data", type=Path, required=True, help="folder with train.pt and test.pt")
     parser.add_argument("--models", type=Path, required=True, help="folder with seed-<s>.pt")
+    parser.add_argument("--judge", type=Path, required=True, help="weights of the judge")
     parser.add_argument("--logs", type=Path, required=True, help="folder with seed-<s>.json")
     parser.add_argument("--metrics", type=Path, required=True, help="summary to write")
     parser.add_argument(

@@ -8,16 +8,20 @@ import torch
 from protodl.config import ModelConfig
 from protodl.datasets import Split
 from protodl.explain import baseline, contributions
+from protodl.judge import Judge
 from protodl.models import PrototypeNetwork, prototype_classes
 from protodl.quality import (
+    Judgement,
     PrototypeQuality,
     class_dominance,
     keep_accuracy,
     manifold_ratio,
     measure_explanations,
+    measure_judgement,
     measure_quality,
     purity,
 )
+from protodl.reference import measure_reference
 
 # Two classes, three prototypes; closeness to prototype 0 speaks for class 1.
 WEIGHT = torch.tensor([[0.5, -2.0, -1.0], [-1.5, 1.0, -0.75]])
@@ -115,7 +119,7 @@ def test_measured_on_a_network_whose_prototypes_are_its_cases() -> None:
     cases = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8, generator=generator)
     train = Split(cases.repeat_interleave(25, dim=0), torch.arange(10).repeat_interleave(25))
     network.set_prototypes(cases / 255)
-    quality = measure_quality(network, train)
+    quality = measure_quality(network, measure_reference(network, train, train))
     assert quality.classes.tolist() == list(range(10))
     assert quality.mean_purity == 1.0
     assert quality.coverage == 10
@@ -133,3 +137,54 @@ def test_contributions_and_baseline_sum_to_the_logits() -> None:
         start = baseline(mean, network.head.weight, network.head.bias)
     assert parts.shape == (6, 10, 15)
     torch.testing.assert_close(parts.sum(dim=2) + start, output.logits)
+
+
+def test_a_case_agrees_where_its_label_and_the_verdict_are_the_prototypes_class() -> None:
+    judgement = Judgement(
+        classes=torch.tensor([0, 1, 2, 3]),
+        decoded=torch.tensor([0, 1, 2, 9]),
+        cases=torch.tensor([7, 8, 9, 10]),
+        case_labels=torch.tensor([0, 1, 5, 3]),
+        case_verdicts=torch.tensor([0, 5, 2, 3]),
+        same=torch.tensor([True, True, False, True, False]),
+    )
+    assert judgement.as_metrics() == pytest.approx(
+        {
+            "independent_agreement": 0.75,
+            "case_agreement": 0.5,
+            "independent_reconstruction_agreement": 0.6,
+        }
+    )
+
+
+class BrightnessJudge(Judge):
+    """Puts a picture into the class that its mean brightness, in tenths, says."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tenths = (10 * images.mean(dim=(1, 2, 3))).long()
+        return torch.nn.functional.one_hot(tenths, 10).float()
+
+
+def test_the_judge_sees_decoded_prototypes_their_cases_and_reconstructions() -> None:
+    network = PrototypeNetwork(ModelConfig(num_prototypes=10, head_init="class"), 1, 28).eval()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 20, (40, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(40) % 10
+    # Brightness tells the class in every image but the last ten.
+    levels = torch.cat([labels[:30], (labels[30:] + 1) % 10]) * 25.5 + 4
+    images = (levels[:, None, None, None] + noise).clamp(max=255).to(torch.uint8)
+    train, held_out = Split(images, labels), Split(images[:20], labels[:20])
+    chosen = torch.tensor([0, 1, 2, 3, 4, 35, 36, 37, 38, 9])
+    network.set_prototypes(images[chosen] / 255)
+
+    judge = BrightnessJudge("mnist").eval()
+    reference = measure_reference(network, train, held_out)
+    found = measure_judgement(network, judge, reference, train, held_out)
+
+    assert found.cases.tolist() == chosen.tolist()
+    assert found.case_labels.tolist() == list(range(10))
+    assert found.as_metrics()["case_agreement"] == 0.6
+    decoded = network.decode_prototypes()
+    assert found.decoded.tolist() == judge(decoded).argmax(1).tolist()
+    again = judge(network(images[:20] / 255).reconstructions).argmax(1)
+    assert found.same.tolist() == (judge(images[:20] / 255).argmax(1) == again).tolist()

@@ -87,6 +87,10 @@ def test_the_row_sums_up_its_seeds(rows: list[ResultRow]) -> None:
         "decode_agreement_mean": 14 / 15,
         "cycle_identity_mean": 13 / 15,
         "reconstruction_agreement_mean": 0.875,
+        "independent_agreement_mean": 12 / 15,
+        "independent_reconstruction_agreement_mean": 0.75,
+        "case_agreement_mean": 11 / 15,
+        "unprojected": {},
         "purity25_mean": 0.1 + 0.2,
         "coverage_min": 9,
         "num_epochs": 2,
@@ -179,7 +183,7 @@ def test_the_table_shows_every_digit_and_the_comparison(rows: list[ResultRow]) -
     table = results_table(rows)
     assert cells(table, "mnist-small-deconv") == [
         "mnist-small-deconv", "99.20 ± 0.14 (2)", "99.02", "+0.18",
-        "93 %", "87 %", "88 %", "0.30", "9", "35", "2", "01234567",
+        "93 %", "87 %", "88 %", "80 %", "75 %", "73 %", "0.30", "9", "35", "2", "01234567",
     ]  # fmt: skip
     assert cells(table, "fashion")[1:4] == ["90.00 ± 0.00 (2)", "90.39", "-0.39"]
     assert cells(table, "own")[1:4] == ["75.00 ± 7.07 (2)", "–", "–"]
@@ -285,7 +289,7 @@ def test_the_readme_s_block_is_replaced(rows: list[ResultRow], tmp_path: Path) -
         assert text.count(short_table(rows)) == 1
     assert cells(text, "mnist-small-deconv]") == [
         "[mnist-small-deconv](RESULTS.md#mnist-small-deconv)",
-        "99.20", "99.02", "+0.18", "93 %", "35",
+        "99.20 ± 0.14", "99.02", "+0.18", "93 %", "80 %", "73 %", "35",
     ]  # fmt: skip
 
 
