@@ -13,8 +13,9 @@ from protodl.config import LossConfig, load_params
 from protodl.datasets import Split, hold_out, load_split
 from protodl.evaluation import evaluate
 from protodl.judge import Judge, load_judge
-from protodl.models import PrototypeNetwork, prototype_classes
-from protodl.quality import measure_explanations, measure_quality
+from protodl.models import PrototypeNetwork
+from protodl.quality import measure_explanations, measure_judgement, measure_quality
+from protodl.reference import measure_reference
 from protodl.runtime import resolve_runtime
 
 
@@ -31,11 +32,10 @@ def measure(
     metrics = {"validation_accuracy": result.accuracy}
     if network.config.distance == "none":
         return metrics
-    metrics |= measure_quality(network, train).as_metrics()
-    metrics |= measure_explanations(network, held_out)
-    verdicts = judge.verdicts(network.decode_prototypes().cpu())
-    agrees = verdicts == prototype_classes(network.head.weight).cpu()
-    return metrics | {"independent_agreement": float(agrees.double().mean())}
+    reference = measure_reference(network, train, held_out)
+    metrics |= measure_quality(network, reference).as_metrics()
+    metrics |= measure_judgement(network, judge, reference, train, held_out).as_metrics()
+    return metrics | measure_explanations(network, held_out)
 
 
 def measure_variant(options: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ NONE = "–"
 COLUMNS = {  # measured name: heading, format, factor
     "decode_agreement": ("decode agreement", "{:.0f} %", 100),
     "independent_agreement": ("independent agreement", "{:.0f} %", 100),
+    "case_agreement": ("case agreement", "{:.0f} %", 100),
     "cycle_identity": ("cycle identity", "{:.0f} %", 100),
     "reconstruction_agreement": ("reconstruction agreement", "{:.0f} %", 100),
     "purity25": ("purity@25", "{:.2f}", 1),
@@ -117,12 +118,14 @@ equally long training gives, not what that recipe reaches. On CIFAR-10 its elast
 off, as in the other rows."""
 MEASURES = """\
 - Decode agreement: prototypes whose decoded picture the network puts into the prototype's class. \
-Independent agreement: the same, judged by a plain classifier that never saw a prototype. Cycle \
-identity: prototypes whose decoded picture, encoded again, is nearest to themselves. \
-Reconstruction agreement: held-out images whose reconstruction gets the same prediction. \
-Purity@25: share of the 25 nearest training cases that have the prototype's class. On-manifold \
-ratio: distance to the nearest training case over the usual one among training cases. Coverage: \
-classes that have a prototype. One prototype: accuracy when only the largest contribution counts."""
+Independent agreement: the same, judged by a plain classifier that never saw a prototype or a \
+reconstruction. Case agreement: prototypes whose nearest training case has the prototype's class, \
+by its label and in that judge's verdict. Cycle identity: prototypes whose decoded picture, \
+encoded again, is nearest to themselves. Reconstruction agreement: held-out images whose \
+reconstruction gets the same prediction. Purity@25: share of the 25 nearest training cases that \
+have the prototype's class. On-manifold ratio: distance to the nearest training case over the \
+usual one among training cases. Coverage: classes that have a prototype. One prototype: accuracy \
+when only the largest contribution counts. {dash}: there are no prototypes to measure."""
 
 
 def introduction(variants: Sequence[Variant], params: Params) -> str:
@@ -180,7 +183,9 @@ def words(variants: Sequence[Variant]) -> Iterator[str]:
     yield "## What each variant changes"
     yield "\n".join(f"- `{name}`: {listed}" for name, listed in changes.items())
     yield "## How to read it"
-    yield "\n".join([PORT.format(epochs=_epochs(variants)), MEASURES, _how(variants)])
+    yield "\n".join(
+        [PORT.format(epochs=_epochs(variants)), MEASURES.format(dash=NONE), _how(variants)]
+    )
 
 
 def _how(variants: Sequence[Variant]) -> str:
