@@ -16,7 +16,7 @@ from PIL import Image
 
 from protodl import figures
 from protodl.checkpoint import save_network
-from protodl.config import Experiment, Params, TrainingConfig, load_params
+from protodl.config import ConfigError, Experiment, Params, TrainingConfig, load_params
 from protodl.datasets import Split, hold_out, load_split
 from protodl.download import download
 from protodl.judge import Judge
@@ -25,9 +25,8 @@ from protodl.pipeline import ROWS
 from protodl.results import flatten
 from protodl.runtime import resolve_runtime
 from protodl.training import Trainer, build_network, fit
-from studies.ablation import report
+from studies.ablation import report, run
 from studies.ablation.measure import measure
-from studies.ablation.run import ROW_STAGES
 from studies.ablation.variants import BASES, params_text
 from tests.row_files import training
 from tests.test_pipeline import Project, closure
@@ -179,26 +178,34 @@ def test_variants_are_looked_for_where_dvc_puts_them() -> None:
     assert f"{rows}/metrics.json" in stages()["measure"]["outs"]
     text = (FOLDER / "dvc.yaml").read_text(encoding="utf-8")
     of_rows = {name for name, stage in yaml.safe_load(text)["stages"].items() if "foreach" in stage}
-    assert of_rows == set(ROW_STAGES)
+    assert of_rows == set(run.ROW_STAGES)
+
+
+PARAMS = """
+seeds: [0]
+data: {source: sample}
+training: {validation_size: 400}
+judge: {epochs: 1}
+experiments: {grey: {dataset: mnist}}
+"""
 
 
 class Study(Project):
-    """A copy of the project with a study of two variants on the sample."""
+    """A copy of the project with a study of one variant on the sample."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.write_params(PARAMS)
         ignored = shutil.ignore_patterns("__pycache__", "models", "results", "*.lock", "params.ok")
         shutil.copytree(ROOT / "studies", folder / "studies", ignore=ignored)
         data = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
         data["data"]["source"] = "sample"
         data["training"]["validation_size"] = 400
-        rows = {name: data["experiments"][name] for name in ("mnist-default", "mnist-plain-cnn")}
-        data["experiments"] = {name: {**row, "epochs": 1} for name, row in rows.items()}
-        self.write_study(yaml.safe_dump(data, sort_keys=False))
+        row = {**data["experiments"]["mnist-default"], "epochs": 1}
+        data["experiments"] = {"mnist-default": row}
+        path = folder / "studies" / "ablation" / "params.yaml"
+        path.write_text(yaml.safe_dump(data, sort_keys=False))
         self.commit()
-
-    def write_study(self, text: str) -> None:
-        (self.folder / "studies" / "ablation" / "params.yaml").write_text(text)
 
 
 def test_the_study_runs_on_the_sample(tmp_path: Path, migrated_database: Path) -> None:
@@ -210,13 +217,13 @@ def test_the_study_runs_on_the_sample(tmp_path: Path, migrated_database: Path) -
     folder = tmp_path / "studies" / "ablation"
     text = (folder / "ABLATION.md").read_text()
     assert "NOT comparable" in text
-    assert len(re.findall(r"^\| mnist-", text, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\| mnist-", text, re.MULTILINE)) == 1
     assert (folder / "ablation.png").is_file()
     assert not (tmp_path / "results" / "rows").exists()  # the project's rows were left alone
     assert experiments_in(tmp_path / "mlflow.db") >= {"protodl-ablation"}
     again = study.run("studies.ablation.run")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "no training has changed (2 rows)" in again.stdout
+    assert "no training has changed (1 rows)" in again.stdout
     assert "Running stage" not in again.stdout
     study.git("add", "-A")
     tracked = subprocess.run(
@@ -225,10 +232,15 @@ def test_the_study_runs_on_the_sample(tmp_path: Path, migrated_database: Path) -
     assert "ABLATION.md" in tracked
     assert "seed-0" not in tracked
 
-    study.write_study("seeds: [0]\nexperiments: {mnist-a: {dataset: mnist, epoch: 3}}\n")
-    wrong = study.run("studies.ablation.run")
-    assert wrong.returncode == 1
-    assert "did you mean 'epochs'" in wrong.stderr
+
+def test_a_wrong_params_file_stops_the_study_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "seeds: [0]\nexperiments: {mnist-a: {dataset: mnist, epoch: 3}}\n"
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.setattr(run, "FOLDER", tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+        run.run_study(1)
 
 
 def experiments_in(database: Path) -> set[str]:
