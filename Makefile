@@ -23,10 +23,10 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 # The machine's uv where there is one that works, else the one that the rule below puts into .venv.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
 
-.PHONY: help demo test check repro bench ui table sync lock clean
+.PHONY: help demo test check repro ablation bench ui table sync lock clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## all seven rows on the embedded sample, offline, in a few minutes
 	protodl demo
@@ -40,10 +40,13 @@ check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 	mypy
 	lint-imports
 	protodl check
-	dvc stage list >/dev/null
+	dvc stage list dvc.yaml studies/ablation/dvc.yaml >/dev/null
 
 repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv for one row, JOBS=2 side by side
 	protodl run $(ROW) $(if $(JOBS),-j $(JOBS))
+
+ablation: $(INSTALLED) ## what each part of the recipe does, in 32 short trainings; JOBS=2 side by side
+	python -m studies.ablation.run $(if $(JOBS),-j $(JOBS))
 
 bench: $(INSTALLED) ## measure the speed beside the port's way of training; the machine should be idle
 	python -m benchmarks.run
@@ -63,7 +66,7 @@ lock: $(INSTALLED) ## pin the packages of pyproject.toml in requirements.txt; AR
 
 clean: ## remove the demo and the tools' caches; data, models and runs stay
 	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info
-	find protodl stages tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find protodl stages studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # requirements.txt as constraints on pyproject.toml, not as the list itself: it names the CUDA
 # libraries, which a CPU-only torch does not ask for.

@@ -23,6 +23,7 @@ MAX_WORKERS = 4
 FOREIGN = [".demo", ".git", ".venv", ".protodl", ".dvc/cache", ".dvc/tmp"]
 FOREIGN += ["mlflow.db*", "mlartifacts", "mlruns"]
 COMPUTED = ["dvc.lock", "RESULTS.md", "results", "models", "data/raw"]
+COMPUTED += [f"studies/*/{name}" for name in ("dvc.lock", "params.ok", "models", "results")]
 LEFT_OUT = tuple(FOREIGN + COMPUTED + [f"data/{name}" for name in get_args(DatasetName)])
 
 

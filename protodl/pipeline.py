@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ from protodl.workers import Job, Workers
 ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
 MODELS = Path("models")
 ROW_STAGES = ("train", "evaluate", "prototypes")
+DATA_STAGES = ("download", "judge")  # one for each data set, before the rows
+ACCURACIES = {"test_accuracy": "test accuracy", "validation_accuracy": "held-out accuracy"}
 # What a row may need, by data.source: the largest one was seen to take 2.4 and 1.4 GiB.
 WORKER_GIB = {"full": 3.0, "sample": 1.5}
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's, not seen by psutil
@@ -28,10 +30,18 @@ class PipelineError(RuntimeError):
     """DVC could not run, or a stage failed; the message says which."""
 
 
-def run_pipeline(root: Path, rows: Sequence[str], workers: int = 1) -> None:
+def run_pipeline(
+    root: Path, rows: Sequence[str], workers: int = 1, row_stages: Sequence[str] = ROW_STAGES
+) -> None:
     """Bring the given rows (none: all, and the table) up to date, each reported as it finishes.
 
     The same as `dvc repro`, with the rows that have changed taken from a queue by `workers`.
+
+    Args:
+        root: folder with the dvc.yaml and its params.yaml.
+        rows: keys of experiments in params.yaml.
+        workers: rows side by side.
+        row_stages: the stages of a row in that dvc.yaml, in their order; the first one trains.
 
     Raises:
         ConfigError: params.yaml is wrong, or has no such row; nothing was started.
@@ -41,39 +51,40 @@ def run_pipeline(root: Path, rows: Sequence[str], workers: int = 1) -> None:
     params = load_params(Path(os.path.relpath(root / "params.yaml")))
     experiments = {row: params.experiment(row) for row in rows or params.experiments}
     changed = changed_stages(root)
-    todo = _rows_in(changed, experiments)
-    trained = [row for row in experiments if f"train@{row}" in changed]
+    todo = _rows_in(changed, experiments, row_stages)
+    trained = _rows_in(changed, experiments, row_stages[:1])
     print(describe_expectation(root, params, trained, len(experiments), workers), flush=True)
     datasets = dict.fromkeys(experiment.dataset for experiment in experiments.values())
-    first = ["check", *(f"download@{dataset}" for dataset in datasets)]
-    if changed.intersection(first):
-        _repro(root, first)
-    if changed.intersection(first[1:]):
-        todo = _rows_in(changed_stages(root), experiments)  # other data may mean other rows
-    failed = _run_rows(root, params, todo, workers) if todo else []
+    data = [f"{stage}@{dataset}" for stage in DATA_STAGES for dataset in datasets]
+    first = [stage for stage in ("check", *data) if stage in changed]
+    if first:
+        reproduce(root, first)
+    if first and first != ["check"]:
+        # Other data may mean other rows.
+        todo = _rows_in(changed_stages(root), experiments, row_stages)
+    failed = _run_rows(root, params, todo, workers, row_stages) if todo else []
     if failed:
         raise PipelineError(
             f"failed: {', '.join(failed)} (the reason stands above); the table was not rebuilt. "
             "Correct it and run the same command again; finished rows are not repeated."
         )
-    _repro(root, [name for row in rows for name in _stages(row)])
+    reproduce(root, [f"{stage}@{row}" for row in rows for stage in row_stages])
     if rows:
         print("the table of all rows follows with `make repro`, or `protodl run` without a row")
 
 
-def _rows_in(changed: set[str], rows: Mapping[str, object]) -> list[str]:
-    return [row for row in rows if any(f"{stage}@{row}" in changed for stage in ROW_STAGES)]
+def _rows_in(changed: set[str], rows: Iterable[str], stages: Sequence[str]) -> list[str]:
+    return [row for row in rows if any(f"{stage}@{row}" in changed for stage in stages)]
 
 
 def changed_stages(root: Path) -> set[str]:
-    """The stages that `dvc repro` would run, as far as can be known before it starts.
+    """The stages of dvc.yaml that `dvc repro` would run, as far as known before it starts.
 
     Raises:
         PipelineError: DVC refuses, for instance because dvc.yaml is wrong.
     """
-    answer = subprocess.run(
-        [*_dvc(), "status", "--json"], cwd=root, capture_output=True, text=True, check=False
-    )
+    status = [*_dvc(), "status", "--json", "dvc.yaml"]
+    answer = subprocess.run(status, cwd=root, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise PipelineError(f"dvc status failed:\n{answer.stderr.strip()}")
     return set(json.loads(answer.stdout))
@@ -137,14 +148,17 @@ class _Reporter:
 
 
 def describe_row(root: Path, row: str) -> str:
-    """Test accuracy and seconds of training of a finished row."""
+    """Accuracy, on the test split where that was measured, and seconds of training of a row."""
     path = root / ROWS / row / "metrics.json"
     mean = json.loads(path.read_text(encoding="utf-8"))["mean"]
+    name = next(name for name in ACCURACIES if name in mean)
     seconds = sum(log.train_seconds for log in read_logs(root, row))
-    return f"test accuracy {mean['test_accuracy']:.4f}, {seconds:.0f} s of training"
+    return f"{ACCURACIES[name]} {mean[name]:.4f}, {seconds:.0f} s of training"
 
 
-def _run_rows(root: Path, params: Params, rows: Sequence[str], workers: int) -> list[str]:
+def _run_rows(
+    root: Path, params: Params, rows: Sequence[str], workers: int, stages: Sequence[str]
+) -> list[str]:
     """Run the stages of each row, the longest first; return the rows that failed."""
 
     def seconds(row: str) -> float:
@@ -154,7 +168,8 @@ def _run_rows(root: Path, params: Params, rows: Sequence[str], workers: int) -> 
     workers = min(workers, len(rows))
     workers = workers_in_memory(workers, params.data.source, free_memory())
     order = sorted(rows, key=seconds, reverse=True) if workers > 1 else rows
-    jobs = [Job(row, (*_dvc(), "repro", "--single-item", *_stages(row))) for row in order]
+    repro = (*_dvc(), "repro", "--single-item")
+    jobs = [Job(row, (*repro, *(f"{stage}@{row}" for stage in stages))) for row in order]
     reporter = _Reporter(root, len(jobs))
     environments = worker_environments(workers, params.training.device)
     Workers(root, environments, prefix=workers > 1).run(jobs, reporter)
@@ -181,10 +196,6 @@ def free_memory() -> float:
     with suppress(OSError, ValueError):  # no such file, or `max`
         free = min(free, float(CGROUP_LIMIT.read_text()))
     return free / 2**30
-
-
-def _stages(row: str) -> list[str]:
-    return [f"{stage}@{row}" for stage in ROW_STAGES]
 
 
 def worker_environments(workers: int, device: str = "auto") -> list[dict[str, str]]:
@@ -217,8 +228,12 @@ def visible_gpus() -> list[str]:
     return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
 
 
-def _repro(root: Path, targets: Sequence[str]) -> None:
-    """Run `dvc repro` in this terminal."""
+def reproduce(root: Path, targets: Sequence[str]) -> None:
+    """Run `dvc repro` of these stages, with all that they need, in this terminal.
+
+    Raises:
+        PipelineError: a stage failed.
+    """
     failed: list[int] = []
 
     def ended(_job: Job, status: int) -> None:

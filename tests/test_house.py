@@ -20,6 +20,7 @@ TARGETS = {
     "test",
     "check",
     "repro",
+    "ablation",
     "bench",
     "ui",
     "table",
@@ -71,10 +72,11 @@ def test_every_package_that_is_imported_is_a_dependency() -> None:
     modules = {"yaml": "pyyaml", "PIL": "pillow"}
     names = {Requirement(text).name for text in PROJECT["dependencies"]}
     imported = set()
-    for path in [*ROOT.glob("protodl/**/*.py"), *ROOT.glob("stages/*.py")]:
+    tops = ("protodl", "stages", "studies")
+    for path in (path for top in tops for path in ROOT.glob(f"{top}/**/*.py")):
         text = path.read_text(encoding="utf-8")
         imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
-    foreign = imported - set(sys.stdlib_module_names) - {"protodl", "stages"}
+    foreign = imported - set(sys.stdlib_module_names) - {"protodl", "stages", "studies"}
     assert {modules.get(name, name) for name in foreign} <= names
 
 

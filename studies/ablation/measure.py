@@ -1,0 +1,75 @@
+"""Stage measure@<variant>: held-out accuracy and prototype quality; the test split is not read."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from protodl.checkpoint import load_network
+from protodl.config import LossConfig, load_params
+from protodl.datasets import Split, hold_out, load_split
+from protodl.evaluation import evaluate
+from protodl.judge import Judge, load_judge
+from protodl.models import PrototypeNetwork
+from protodl.quality import measure_explanations, measure_judgement, measure_quality
+from protodl.reference import measure_reference
+from protodl.runtime import resolve_runtime
+
+
+@torch.inference_mode()
+def measure(
+    network: PrototypeNetwork, weights: LossConfig, train: Split, held_out: Split, judge: Judge
+) -> dict[str, float]:
+    """Accuracy and, where there are prototypes, all that the evaluate stage says of them.
+
+    The accuracy is that of the network as it is now: after its prototypes were projected.
+    """
+    device = network.prototypes.device
+    result = evaluate(network, held_out, weights, device, decode=False)
+    metrics = {"validation_accuracy": result.accuracy}
+    if network.config.distance == "none":
+        return metrics
+    reference = measure_reference(network, train, held_out)
+    metrics |= measure_quality(network, reference).as_metrics()
+    metrics |= measure_judgement(network, judge, reference, train, held_out).as_metrics()
+    return metrics | measure_explanations(network, held_out)
+
+
+def measure_variant(options: argparse.Namespace) -> None:
+    """Measure every seed of a variant; write the means."""
+    params = load_params(options.params)
+    settings, weights = params.training, params.experiment(options.row).loss
+    split = load_split(options.data)
+    train, held_out = hold_out(split, settings.validation_size, settings.split_seed)
+    judge, device = load_judge(options.judge), resolve_runtime(settings).device
+    seeds = []
+    for seed in params.seeds:
+        network = load_network(options.models / f"seed-{seed}.pt").to(device)
+        seeds.append(measure(network, weights, train, held_out, judge))
+    mean = {name: fmean(metrics[name] for metrics in seeds) for name in seeds[0]}
+    options.metrics.parent.mkdir(parents=True, exist_ok=True)
+    options.metrics.write_text(json.dumps({"mean": mean}, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    """Run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m studies.ablation.measure", description=__doc__)
+    parser.add_argument("row", help="key of experiments in the study's params.yaml")
+    parser.add_argument("--params", type=Path, required=True, help="the study's params.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="train.pt of the data set")
+    parser.add_argument("--judge", type=Path, required=True, help="the data set's judge")
+    parser.add_argument("--models", type=Path, required=True, help="folder with seed-<s>.pt")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    try:
+        measure_variant(parser.parse_args())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

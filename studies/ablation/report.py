@@ -1,0 +1,276 @@
+"""Stage report: the study's table, the same as JSON, and its picture."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tabulate import tabulate
+
+from protodl import figures
+from protodl.checkpoint import load_network
+from protodl.config import ConfigError, Experiment, Params, load_params
+from protodl.datasets import DATASETS
+from protodl.models import PrototypeNetwork, prototype_classes
+from protodl.records import SeedLog
+from protodl.results import flatten
+from protodl.tables import SAMPLE_HEADING, format_seconds
+from studies.ablation.variants import BASES
+
+NONE = "–"
+COLUMNS = {  # measured name: heading, format, factor
+    "decode_agreement": ("decode agreement", "{:.0f} %", 100),
+    "independent_agreement": ("independent agreement", "{:.0f} %", 100),
+    "case_agreement": ("case agreement", "{:.0f} %", 100),
+    "cycle_identity": ("cycle identity", "{:.0f} %", 100),
+    "reconstruction_agreement": ("reconstruction agreement", "{:.0f} %", 100),
+    "purity25": ("purity@25", "{:.2f}", 1),
+    "manifold_ratio": ("on-manifold ratio", "{:.2f}", 1),
+    "coverage": ("coverage", "{:.3g}", 1),
+    "keep_1_accuracy": ("one prototype (%)", "{:.2f}", 100),
+}
+
+
+class Variant(NamedTuple):
+    """One row of the study's table."""
+
+    name: str
+    experiment: Experiment
+    changes: dict[str, str]  # what it has otherwise than the default of its data set
+    metrics: dict[str, float]
+    logs: list[SeedLog]
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, with which the variant's name begins."""
+        return str(self.experiment.dataset)
+
+    @property
+    def short(self) -> str:
+        """The name without the data set."""
+        return self.name.removeprefix(f"{self.dataset}-")
+
+    @property
+    def accuracy(self) -> float:
+        """Held-out accuracy, a share."""
+        return self.metrics["validation_accuracy"]
+
+    def record(self) -> dict[str, Any]:
+        """The row as it stands in the JSON."""
+        return {
+            "variant": self.name,
+            "dataset": self.dataset,
+            "changes": self.changes,
+            "metrics": self.metrics,
+            "selected_epochs": [log.selected_epoch for log in self.logs],
+            "train_seconds": sum(log.train_seconds for log in self.logs),
+            "environment": self.logs[0].environment,
+        }
+
+
+def read_variants(params: Params, rows: Path) -> list[Variant]:
+    """Every variant of params.yaml with what was measured of it.
+
+    Raises:
+        ConfigError: a data set has no default to compare with.
+        OSError, ValueError: a file is missing or damaged.
+    """
+    variants = []
+    for name, experiment in params.experiments.items():
+        default = params.experiment(f"{experiment.dataset}-default")
+        metrics = json.loads((rows / name / "metrics.json").read_text(encoding="utf-8"))["mean"]
+        logs = [SeedLog.read(rows / name / "training" / f"seed-{s}.json") for s in params.seeds]
+        changes = differences(default, experiment)
+        variants.append(Variant(name, experiment, changes, metrics, logs))
+    return variants
+
+
+def differences(default: Experiment, experiment: Experiment) -> dict[str, str]:
+    """Keys of an experiment that differ from the default's; a preset stands for all of its keys."""
+    if experiment.preset:
+        return {"preset": experiment.preset}
+    before, after = flatten(default.model_dump()), flatten(experiment.model_dump())
+    return {key: value for key, value in after.items() if value != before[key]}
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def page(variants: Sequence[Variant], params: Params, picture: str) -> str:
+    """The study as a page in Markdown."""
+    heading = ["# Ablation"] + ([SAMPLE_HEADING] if params.data.source == "sample" else [])
+    parts = [*heading, introduction(variants, params), table(variants), *words(variants)]
+    parts += [f"![Prototypes of each variant, the strongest one of each class]({picture})", CAPTION]
+    return "\n\n".join(parts) + "\n"
+
+
+CAPTION = """\
+For each class the prototype with the strongest weight, decoded. A bar below: the network itself \
+puts this picture into another class. Empty: no prototype stands for the class."""
+PORT = """\
+- `port` is the published port's recipe (Adam with a constant learning rate, batches of 250, all \
+of each batch decoded), made for 1,500 epochs and cut to the same {epochs} here: its row says what \
+equally long training gives, not what that recipe reaches. On CIFAR-10 its elastic deformation is \
+off, as in the other rows."""
+MEASURES = """\
+- Decode agreement: prototypes whose decoded picture the network puts into the prototype's class. \
+Independent agreement: the same, judged by a plain classifier that never saw a prototype or a \
+reconstruction. Case agreement: prototypes whose nearest training case has the prototype's class, \
+by its label and in that judge's verdict. Cycle identity: prototypes whose decoded picture, \
+encoded again, is nearest to themselves. Reconstruction agreement: held-out images whose \
+reconstruction gets the same prediction. Purity@25: share of the 25 nearest training cases that \
+have the prototype's class. On-manifold ratio: distance to the nearest training case over the \
+usual one among training cases. Coverage: classes that have a prototype. One prototype: accuracy \
+when only the largest contribution counts. {dash}: there are no prototypes to measure."""
+
+
+def introduction(variants: Sequence[Variant], params: Params) -> str:
+    """What was compared, and how far a difference can be trusted."""
+    bases = " and ".join(BASES.values())
+    held_out, seeds = params.training.validation_size, len(params.seeds)
+    noise = ", ".join(
+        f"{200 * math.sqrt(2 * v.accuracy * (1 - v.accuracy) / held_out):.1f} on "
+        f"{DATASETS[v.dataset].title}"
+        for v in variants
+        if v.short == "default"
+    )
+    return (
+        f"Each row differs from the default of its data set in what is listed below the table, and "
+        f"in nothing else; the defaults are the recipes {bases}, cut to {_epochs(variants)} "
+        f"epochs. Accuracy is that of the {held_out:,} held-out training images, which also chose "
+        f"each variant's epoch; the test split was not read. "
+        f"{'One seed each' if seeds == 1 else f'Means over {seeds} seeds'}. Differences up to "
+        f"about these percentage points can come from the choice of images alone (two standard "
+        f"errors): {noise}; other seeds add to that."
+    )
+
+
+def _epochs(variants: Sequence[Variant]) -> str:
+    return " to ".join(str(count) for count in sorted({v.experiment.epochs for v in variants}))
+
+
+def table(variants: Sequence[Variant]) -> str:
+    """All variants; a dash where a number has no meaning."""
+    defaults = {v.dataset: v.accuracy for v in variants if v.short == "default"}
+    names = ["variant", "held-out accuracy (%)", "difference"]
+    names += [heading for heading, _, _ in COLUMNS.values()]
+    cells = [
+        [
+            v.name,
+            f"{100 * v.accuracy:.2f}",
+            NONE if v.short == "default" else f"{100 * (v.accuracy - defaults[v.dataset]):+.2f}",
+            *(
+                style.format(factor * v.metrics[name]) if name in v.metrics else NONE
+                for name, (_, style, factor) in COLUMNS.items()
+            ),
+        ]
+        for v in variants
+    ]
+    align = ["left", *["right"] * (len(names) - 1)]
+    return tabulate(cells, names, "pipe", disable_numparse=True, colalign=align)
+
+
+def words(variants: Sequence[Variant]) -> Iterator[str]:
+    """What each variant changes, what was measured, and how it was made."""
+    changes: dict[str, str] = {}
+    for variant in variants:
+        listed = ", ".join(f"{key} `{value}`" for key, value in variant.changes.items())
+        changes.setdefault(variant.short, listed or "nothing")
+    yield "## What each variant changes"
+    yield "\n".join(f"- `{name}`: {listed}" for name, listed in changes.items())
+    yield "## How to read it"
+    yield "\n".join(
+        [PORT.format(epochs=_epochs(variants)), MEASURES.format(dash=NONE), _how(variants)]
+    )
+
+
+def _how(variants: Sequence[Variant]) -> str:
+    logs = [log for variant in variants for log in variant.logs]
+    facts = {
+        name: "; ".join(dict.fromkeys(log.environment.get(name, "unknown") for log in logs))
+        for name in ("processor", "device", "threads", "precision", "torch", "python")
+    }
+    seconds = format_seconds(sum(log.train_seconds for log in logs))
+    return (
+        f"- Command: `make ablation`. Training time: {seconds} in sum. Hardware: "
+        f"{facts['processor']}; device {facts['device']}, threads {facts['threads']}, precision "
+        f"{facts['precision']}; torch {facts['torch']}, Python {facts['python']}."
+    )
+
+
+# --- the picture ------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def strongest(network: PrototypeNetwork, name: str, note: str) -> figures.Compared:
+    """For each class that has a prototype the one with the most negative weight, decoded."""
+    weight = network.head.weight
+    classes = prototype_classes(weight)
+    shown = torch.stack(
+        [weight[k].masked_fill(classes != k, torch.inf).argmin() for k in classes.unique()]
+    )
+    pictures = network.decode(network.prototypes[shown])
+    meant = network(pictures, decode=False).logits.argmax(dim=1)
+    return figures.Compared(
+        name=name,
+        note=note,
+        images=pictures.numpy(),
+        classes=classes[shown].numpy(),
+        agrees=(meant == classes[shown]).numpy(),
+    )
+
+
+def compared(
+    variants: Sequence[Variant], models: Path, seed: int
+) -> dict[str, list[figures.Compared]]:
+    """By title of the data set: the prototypes of each variant that has some."""
+    groups: dict[str, list[figures.Compared]] = {}
+    for variant in variants:
+        if variant.experiment.model.distance != "none":
+            network = load_network(models / variant.name / f"seed-{seed}.pt")
+            row = strongest(network, variant.short, f"held-out {100 * variant.accuracy:.2f} %")
+            groups.setdefault(DATASETS[variant.dataset].title, []).append(row)
+    return groups
+
+
+def class_names() -> Mapping[str, Sequence[str]]:
+    """Names of the classes by title of the data set."""
+    return {info.title: info.class_names for info in DATASETS.values()}
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write page, JSON and picture."""
+    params = load_params(options.params)
+    variants = read_variants(params, options.rows)
+    groups = compared(variants, options.models, params.seeds[0])
+    figures.save(figures.comparison_figure(groups, class_names()), options.picture)
+    records = [variant.record() for variant in variants]
+    options.results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    text = page(variants, params, options.picture.name)
+    options.markdown.write_text(text, encoding="utf-8")
+    print(f"{options.markdown}: {len(variants)} variants", flush=True)
+
+
+def main() -> int:
+    """Run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m studies.ablation.report", description=__doc__)
+    parser.add_argument("--params", type=Path, required=True, help="the study's params.yaml")
+    parser.add_argument("--rows", type=Path, required=True, help="folder with each one's results")
+    parser.add_argument("--models", type=Path, required=True, help="folder with <row>/seed-<s>.pt")
+    parser.add_argument("--markdown", type=Path, required=True, help="page to write")
+    parser.add_argument("--picture", type=Path, required=True, help="PNG to write, beside the page")
+    parser.add_argument("--results", type=Path, required=True, help="JSON to write")
+    try:
+        report(parser.parse_args())
+    except (ConfigError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

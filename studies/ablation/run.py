@@ -1,0 +1,52 @@
+"""The whole study: data and judges from the project's pipeline, then the variants, side by side.
+
+`make ablation JOBS=2`, or `python -m studies.ablation.run --jobs 2` in the project's folder.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from protodl.config import ConfigError, load_params
+from protodl.pipeline import DATA_STAGES, PipelineError, reproduce, run_pipeline
+from protodl.runtime import project_root
+from protodl.workers import Stopped
+
+FOLDER = Path(__file__).parent
+ROW_STAGES = ("train", "measure")
+
+
+def run_study(workers: int) -> None:
+    """Bring every variant and the study's table up to date.
+
+    Raises:
+        ConfigError: the study's params.yaml is wrong; nothing was started.
+        PipelineError, protodl.workers.Stopped: as protodl.pipeline.run_pipeline.
+    """
+    params = load_params(FOLDER / "params.yaml")
+    datasets = dict.fromkeys(row.dataset for row in params.experiments.values())
+    reproduce(project_root(), [f"{stage}@{name}" for stage in DATA_STAGES for name in datasets])
+    run_pipeline(FOLDER, [], workers, ROW_STAGES)
+
+
+def main() -> int:
+    """Run the study; a stop by signal has the shell's status, 128 + signal."""
+    parser = argparse.ArgumentParser(prog="python -m studies.ablation.run", description=__doc__)
+    parser.add_argument(
+        "-j", "--jobs", type=int, choices=range(1, 65), default=1, metavar="N",
+        help="variants side by side",
+    )  # fmt: skip
+    options = parser.parse_args()
+    try:
+        run_study(options.jobs)
+    except (ConfigError, PipelineError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from the last checkpoints", file=sys.stderr)
+        return 128 + stopped.signum
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
