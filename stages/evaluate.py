@@ -15,6 +15,7 @@ from protodl.datasets import Split, hold_out, load_split
 from protodl.evaluation import confusion_matrix, evaluate
 from protodl.quality import measure_explanations, measure_quality
 from protodl.records import SeedLog
+from protodl.reference import measure_reference, save_reference
 from protodl.runtime import resolve_runtime
 
 
@@ -87,6 +88,8 @@ def evaluate_row(options: argparse.Namespace) -> None:
     for log in logs:
         model = options.models / f"seed-{log.seed}.pt"
         evaluations.append(evaluate_seed(model, log, train, held_out, test, params))
+        reference = measure_reference(load_network(model), train, held_out)
+        save_reference(reference, options.references / f"seed-{log.seed}.pt")
         write_json(evaluations[-1], options.details / f"seed-{log.seed}.json")
     summary = summarise(evaluations)
     write_json(summary, options.metrics)
@@ -120,6 +123,9 @@ def main() -> int:
     parser.add_argument("--metrics", type=Path, required=True, help="summary to write")
     parser.add_argument(
         "--details", type=Path, required=True, help="folder for each seed's figures"
+    )
+    parser.add_argument(
+        "--references", type=Path, required=True, help="folder for what explanations compare with"
     )
     try:
         evaluate_row(parser.parse_args())
