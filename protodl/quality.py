@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from protodl.contributions import baseline, contributions
 from protodl.datasets import Split
 from protodl.evaluation import batches
-from protodl.explain import baseline, contributions
 from protodl.models import PrototypeNetwork, prototype_classes
 
 PURITY_NEIGHBOURS = 25

@@ -13,6 +13,7 @@ import torch
 from protodl import figures
 from protodl.checkpoint import load_network
 from protodl.config import load_params
+from protodl.contributions import contributions
 from protodl.datasets import (
     DATASETS,
     DatasetInfo,
@@ -20,7 +21,6 @@ from protodl.datasets import (
     load_split,
     to_unit_interval,
 )
-from protodl.explain import contributions
 from protodl.models import NetworkOutput, PrototypeNetwork, prototype_classes
 from protodl.records import SeedLog
 from protodl.results import load_published
