@@ -843,9 +843,9 @@ ALL_SHOWN = 16  # prototypes; of more than that those below
 SHOWN_FOR_PREDICTION, SHOWN_FOR_RUNNER_UP = 8, 4  # largest contributions
 TEXT_LEFT = MARGIN + 2 * STEP + 12
 THUMB, ROW = 64, 72  # a picture in the table or among the cases; a line of the table
-DECODED, CASE, CASE_WORDS = 112, 190, 264  # left edges of the table's columns
-DISTANCE, WEIGHT, NUMBERS = 430, 505, (600, 836)  # right edges
-BARS, BAR_WIDTH = (612, 848), 172
+DECODED, CASE, CASE_WORDS = 112, 196, 268  # left edges of the table's columns
+DISTANCE, WEIGHT, NUMBERS = 418, 510, (600, 850)  # right edges
+BARS, BAR_WIDTH = (612, 862), 168
 CASE_STEP = 100
 
 
@@ -933,8 +933,8 @@ def _verdict_lines(explanation: "Explanation") -> list[_Line]:
         lines += _paragraph(truth, width, 8.5, color=GREEN if right else VERMILION)
     lines += _paragraph(f"{explanation.because}.", width, 8.5)
     warned = explanation.out_of_distribution.flag
-    style = {"weight": "bold", "color": VERMILION} if warned else {"color": GREY}
-    lines += _paragraph(explanation.limits_in_words, width, **style)
+    weight, colour = ("bold", VERMILION) if warned else ("normal", GREY)
+    lines += _paragraph(explanation.limits_in_words, width, weight=weight, color=colour)
     for note in explanation.notes:
         lines += _paragraph(note, width, color=PURPLE)
     return lines
@@ -1013,7 +1013,7 @@ class _Reasons:
             (DECODED, "left", "decoded", ""),
             (CASE, "left", "nearest case", "in training"),
             (DISTANCE, "right", "distance", "(usual)"),
-            (WEIGHT, "right", "weight", f"to {_shortened(names[0], 68)}"),
+            (WEIGHT, "right", "weight", f"to {_shortened(names[0], 64)}"),
             (BARS[0] - 60, "left", f"contribution to {names[0]}", "the prediction"),
             (BARS[1] - 60, "left", f"contribution to {names[1]}", "the runner-up"),
         )

@@ -13,6 +13,7 @@ from protodl.checkpoint import load_network
 from protodl.config import Params, load_params
 from protodl.datasets import Split, hold_out, load_split
 from protodl.evaluation import confusion_matrix, evaluate
+from protodl.gallery import choose_gallery, save_gallery
 from protodl.quality import measure_explanations, measure_quality
 from protodl.records import SeedLog
 from protodl.reference import measure_reference, save_reference
@@ -91,6 +92,8 @@ def evaluate_row(options: argparse.Namespace) -> None:
         reference = measure_reference(load_network(model), train, held_out)
         save_reference(reference, options.references / f"seed-{log.seed}.pt")
         write_json(evaluations[-1], options.details / f"seed-{log.seed}.json")
+    first = load_network(options.models / f"seed-{params.seeds[0]}.pt")
+    save_gallery(choose_gallery(first, test), options.references / "gallery.pt")
     summary = summarise(evaluations)
     write_json(summary, options.metrics)
     _track(logs, evaluations)
