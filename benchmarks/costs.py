@@ -10,8 +10,8 @@ from benchmarks.measure import Bench, Work, build_trainer, random_split, trainin
 from benchmarks.port_way import ALPHA, SIGMA, deform_image
 from protodl.augment import elastic
 from protodl.config import Experiment
+from protodl.contributions import contributions
 from protodl.datasets import DATASETS, to_unit_interval
-from protodl.explain import contributions
 from protodl.models import PrototypeNetwork
 
 BATCH_SIZES = (32, 64, 125, 250, 500, 1000)

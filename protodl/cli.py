@@ -61,12 +61,36 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument(
         "--write", type=Path, metavar="README.md", help="put it between the marks of this file"
     )
+    _add_explain(commands)
     ui = commands.add_parser("ui", help="serve MLflow's web interface and print its link")
     ui.add_argument("--port", type=int, default=5000)
     ui.set_defaults(do=_ui)
     sync = commands.add_parser("sync", help="create the runs that MLflow lacks, from the files")
     sync.set_defaults(do=_sync)
     return parser
+
+
+def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="say why a trained row decides on images as it does",
+        description="Writes a sheet (PNG) and JSON for each image, and says in words what is there."
+        " Pictures are resized and made grey or RGB as the data set has them; MNIST and"
+        " Fashion-MNIST are light on dark, and nothing is inverted.",
+    )
+    explain.add_argument("row", metavar="ROW", help="a row of params.yaml that is evaluated")
+    explain.add_argument(
+        "images", nargs="*", type=Path, metavar="IMAGE", help="image files, or folders of PNG, JPEG"
+    )
+    explain.add_argument(
+        "--test", nargs="+", type=int, default=[], metavar="INDEX", help="images of the test split"
+    )
+    explain.add_argument("--seed", type=int, help="of the training; default: the first one")
+    explain.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to write to; default: explanations/ROW"
+    )
+    explain.add_argument("--json", action="store_true", help="print the JSON instead of the words")
+    explain.set_defaults(do=_explain)
 
 
 def _at_least_one(text: str) -> int:
@@ -126,6 +150,21 @@ def _table(options: argparse.Namespace) -> None:
     print(results_table(rows))
     if options.write:
         update_readme(options.write, rows)
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from protodl.checkpoint import CheckpointError
+    from protodl.datasets import DatasetError
+    from protodl.inputs import InputError
+    from protodl.sheets import run_explain
+
+    try:
+        run_explain(
+            _relative("."), options.row, options.images, options.test, options.seed,
+            options.output or Path("explanations") / options.row, options.json,
+        )  # fmt: skip
+    except (CheckpointError, DatasetError, InputError) as error:
+        raise OSError(str(error)) from error
 
 
 def _ui(options: argparse.Namespace) -> None:

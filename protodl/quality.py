@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from protodl.contributions import baseline, contributions
 from protodl.datasets import Split, to_unit_interval
 from protodl.evaluation import batches
-from protodl.explain import baseline, contributions
 from protodl.judge import Judge
 from protodl.models import PrototypeNetwork, prototype_classes
 from protodl.reference import Reference, nearest_cases

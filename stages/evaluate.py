@@ -14,6 +14,7 @@ from protodl.checkpoint import load_network
 from protodl.config import LossConfig, load_params
 from protodl.datasets import Split, hold_out, load_split
 from protodl.evaluation import confusion_matrix, evaluate
+from protodl.gallery import choose_gallery, save_gallery
 from protodl.judge import Judge, load_judge
 from protodl.models import PrototypeNetwork
 from protodl.quality import (
@@ -145,6 +146,8 @@ def evaluate_row(options: argparse.Namespace) -> None:
     for log in logs:
         evaluations.append(evaluate_seed(options, log, measures))
         write_json(evaluations[-1], options.details / f"seed-{log.seed}.json")
+    first = load_network(options.models / f"seed-{params.seeds[0]}.pt")
+    save_gallery(choose_gallery(first, measures.test), options.references / "gallery.pt")
     summary = summarise(evaluations)
     write_json(summary, options.metrics)
     _track(logs, evaluations)

@@ -1,8 +1,9 @@
-"""Stage prototypes@<row>: the pictures of a row, drawn from its first seed and held-out images."""
+"""Stage prototypes@<row>: pictures of a row's first seed, on held-out images; its explanations."""
 
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,36 +14,30 @@ import torch
 from protodl import figures
 from protodl.checkpoint import load_network
 from protodl.config import load_params
-from protodl.datasets import (
-    DATASETS,
-    DatasetInfo,
-    hold_out,
-    load_split,
-    to_unit_interval,
-)
-from protodl.explain import contributions
-from protodl.models import NetworkOutput, PrototypeNetwork, prototype_classes
+from protodl.datasets import DATASETS, Split, hold_out, load_split, to_unit_interval
+from protodl.explanation import Explanation, Model, explain
+from protodl.gallery import Gallery, load_gallery
 from protodl.records import SeedLog
+from protodl.reference import load_reference
 from protodl.results import load_published
+from protodl.sheets import write_explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NUM_REFERENCE = 1000  # held-out images that give the average distances
+NUM_SHOWN = 1000  # held-out images that the pictures are chosen from
 SHOWN_PROTOTYPES = 3
 FAVOURITE_CLASS = 7  # "this is a 7 because it looks like that 7"
 
 
-@torch.inference_mode()
-def draw(
-    network: PrototypeNetwork, images: torch.Tensor, labels: torch.Tensor, info: DatasetInfo
-) -> "Iterator[tuple[str, Figure]]":
-    """Figures of a network on held-out images (N, C, H, W) in [0, 1], with their names."""
+@torch.no_grad()
+def draw(model: Model, held_out: Split) -> "Iterator[tuple[str, Figure]]":
+    """Figures of a network on held-out images, with their names."""
+    network, info = model.network, model.info
+    images, labels = to_unit_interval(held_out.images), held_out.labels
     output = network(images)
     assert output.reconstructions is not None
     weights = network.head.weight
-    classes = prototype_classes(weights)
-    decoded = network.decode_prototypes().numpy()
     predictions = output.logits.argmax(dim=1)
     shown = torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()])
     yield (
@@ -58,45 +53,47 @@ def draw(
     strongest = weights.amin(dim=0).numpy()
     yield (
         "prototypes",
-        figures.prototypes_figure(decoded, classes.numpy(), strongest, info.class_names),
+        figures.prototypes_figure(
+            model.decoded, np.array(model.classes), strongest, info.class_names
+        ),
     )
-    yield "weights", figures.weights_figure(weights.numpy(), info.class_names, decoded)
+    yield "weights", figures.weights_figure(weights.numpy(), info.class_names, model.decoded)
     hits = predictions == labels
     liked = hits & (labels == FAVOURITE_CLASS)
     case = int((liked if liked.any() else hits).nonzero()[0, 0]) if hits.any() else 0
-    yield (
-        "reasons",
-        figures.reasons_figure([explain_case(network, output, images, labels, case, info)]),
-    )
+    explanation = explain(model, images[case], int(labels[case]))
+    yield "reasons", figures.reasons_figure([as_case(explanation, info.title)])
 
 
-def explain_case(
-    network: PrototypeNetwork,
-    output: NetworkOutput,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    case: int,
-    info: DatasetInfo,
-) -> figures.Case:
-    """One of the images with its nearest prototypes and what they say of the predicted class."""
-    assert output.reconstructions is not None
-    predicted = int(output.logits[case].argmax())
-    distances = output.distances[case]
-    nearest = distances.argsort()[:SHOWN_PROTOTYPES]
-    weights = network.head.weight
-    parts = contributions(distances[None], output.distances.mean(dim=0), weights)[0, predicted]
-    names = info.class_names
+def as_case(explanation: Explanation, title: str) -> figures.Case:
+    """The short form of an explanation: the nearest prototypes and what they contribute."""
+    nearest = sorted(explanation.prototypes, key=lambda reason: reason.distance)[:SHOWN_PROTOTYPES]
+    assert explanation.label is not None
     return figures.Case(
-        title=info.title,
-        image=images[case].numpy(),
-        reconstruction=output.reconstructions[case].numpy(),
-        label=names[int(labels[case])],
-        prediction=names[predicted],
-        prototypes=network.decode(network.prototypes[nearest]).numpy(),
-        prototype_classes=[names[k] for k in prototype_classes(weights)[nearest]],
-        distances=distances[nearest].numpy(),
-        contributions=parts[nearest].numpy(),
+        title=title,
+        image=explanation.image,
+        reconstruction=explanation.reconstruction,
+        label=explanation.label,
+        prediction=explanation.prediction.class_name,
+        prototypes=np.stack([reason.picture for reason in nearest]),
+        prototype_classes=[reason.class_name for reason in nearest],
+        distances=np.array([reason.distance for reason in nearest]),
+        contributions=np.array([reason.contribution for reason in nearest]),
     )
+
+
+def explain_gallery(model: Model, gallery: Gallery, folder: Path) -> None:
+    """Write a sheet and JSON, named by kind and number, for each image of the gallery."""
+    numbers: Counter[str] = Counter()
+    for position, kind in enumerate(gallery.kinds):
+        numbers[kind] += 1
+        explanation = explain(
+            model,
+            gallery.cases.images[position],
+            int(gallery.cases.labels[position]),
+            f"test-{int(gallery.indices[position])}",
+        )
+        write_explanation(explanation, folder, f"{kind}-{numbers[kind]}")
 
 
 def draw_row(options: argparse.Namespace) -> None:
@@ -104,12 +101,17 @@ def draw_row(options: argparse.Namespace) -> None:
     params = load_params(options.params)
     info = DATASETS[params.experiment(options.row).dataset]
     settings = params.training
-    _, held_out = hold_out(load_split(options.data), settings.validation_size, settings.split_seed)
-    images = to_unit_interval(held_out.images[:NUM_REFERENCE])
+    train, held_out = hold_out(
+        load_split(options.data), settings.validation_size, settings.split_seed
+    )
     first = params.seeds[0]
     network = load_network(options.models / f"seed-{first}.pt")
-    for name, figure in draw(network, images, held_out.labels[:NUM_REFERENCE], info):
+    reference = load_reference(options.references / f"seed-{first}.pt")
+    model = Model(options.row, first, info, network, reference, train)
+    for name, figure in draw(model, held_out.select(torch.arange(len(held_out))[:NUM_SHOWN])):
         figures.save(figure, options.output / f"{name}.png")
+    gallery = load_gallery(options.references / "gallery.pt")
+    explain_gallery(model, gallery, options.explanations)
     logs = [SeedLog.read(options.logs / f"seed-{seed}.json") for seed in params.seeds]
     comparable = params.data.source == "full"
     published = load_published().port.test_accuracy.get(options.row) if comparable else None
@@ -128,7 +130,13 @@ def main() -> int:
     parser.add_argument("--models", type=Path, required=True, help="folder with seed-<s>.pt")
     parser.add_argument("--logs", type=Path, required=True, help="folder with seed-<s>.json")
     parser.add_argument("--details", type=Path, required=True, help="folder of the evaluation")
+    parser.add_argument(
+        "--references", type=Path, required=True, help="folder with seed-<s>.pt and gallery.pt"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument(
+        "--explanations", type=Path, required=True, help="folder for those of the gallery"
+    )
     try:
         draw_row(parser.parse_args())
     except (ValueError, OSError) as error:

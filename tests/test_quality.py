@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from protodl.config import ModelConfig
+from protodl.contributions import baseline, contributions
 from protodl.datasets import Split
-from protodl.explain import baseline, contributions
 from protodl.judge import Judge
 from protodl.models import PrototypeNetwork, prototype_classes
 from protodl.quality import (

@@ -1,4 +1,4 @@
-"""Why the network decides as it does: what each prototype stands for and contributes.
+"""What each prototype contributes to each logit.
 
 Shapes: N images, P prototypes, K classes.
 """
