@@ -12,10 +12,11 @@ from protodl.tracking.finished import (
     read_results,
     set_champions,
     sync,
+    sync_explained,
 )
 from protodl.tracking.live import Terminated, Tracker, start_seed
 from protodl.tracking.page import describe_experiment, link, serve_ui
-from protodl.tracking.served import ServedModel, registered_name
+from protodl.tracking.served import ExplainedModel, ServedModel, explained_name, registered_name
 from protodl.tracking.store import (
     TrackingError,
     TrackingWarning,
@@ -26,6 +27,7 @@ from protodl.tracking.store import (
 from protodl.tracking.watch import watch
 
 __all__ = [
+    "ExplainedModel",
     "RowResult",
     "ServedModel",
     "Terminated",
@@ -35,6 +37,7 @@ __all__ = [
     "describe_experiment",
     "dvc_facts",
     "experiment_name",
+    "explained_name",
     "link",
     "log_evaluation",
     "log_pictures",
@@ -45,6 +48,7 @@ __all__ = [
     "set_champions",
     "start_seed",
     "sync",
+    "sync_explained",
     "tracking_uri",
     "watch",
 ]
