@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from protodl import tracking
+from protodl.cards import model_card
 from protodl.config import Params, load_params
 from protodl.records import SeedLog
 from protodl.results import (
@@ -64,6 +65,7 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     for name, row in files.items():
         _record_row(results[name], row)
         tracking.sync_explained(row.logs, lambda log: load_explained(models, log))
+        tracking.describe_row(row.logs, model_card(results[name], row, params))
         tracking.log_pictures(row.logs, sorted((rows / name / "pictures").glob("*.png")))
     if not tracking.dvc_facts():
         tracking.set_champions(logs)

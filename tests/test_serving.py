@@ -73,7 +73,15 @@ def folder(
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> PyFuncModel:
-    return mlflow.pyfunc.load_model(str(folder))
+    loaded: PyFuncModel = mlflow.pyfunc.load_model(str(folder))
+    return loaded
+
+
+def explain(
+    model: PyFuncModel, shown: npt.NDArray[np.float32], top: int | None = None
+) -> list[dict[str, Any]]:
+    answers: Any = model.predict(shown, params=None if top is None else {"top": top})
+    return list(answers)
 
 
 @pytest.mark.parametrize("count", [1, 300])  # 300: more than are compared with the cases at once
@@ -81,14 +89,14 @@ def model(folder: Path) -> PyFuncModel:
 def test_the_answers_are_those_of_the_library(
     count: int, model: PyFuncModel, network: PrototypeNetwork, reference: Reference
 ) -> None:
-    answers = model.predict(images(count), params={"top": NUM_PROTOTYPES})
+    answers = explain(model, images(count), NUM_PROTOTYPES)
     output = network(torch.from_numpy(images(count)), decode=False)
     weight = network.head.weight
     parts = contributions(output.distances, reference.mean_distances, weight)
     start = baseline(reference.mean_distances, weight, network.head.bias)
     to_case = nearest_cases(output.codes, reference.codes, 1)[1][:, 0]
     assert len(answers) == count
-    flags = []
+    flags: list[bool] = []
     for n, answer in enumerate(answers):
         first, second = output.logits[n].topk(2).indices.tolist()
         chances = output.logits[n].softmax(dim=0)
@@ -132,13 +140,15 @@ def test_the_server_s_way_from_a_request_to_an_answer(
 ) -> None:
     shown = images(2)
     request = json.dumps({"inputs": shown.tolist(), "params": {"top": 2}})
-    schema = model.metadata.get_input_schema()
-    answer = invocations(request.encode(), "application/json", model, schema)
+    schema = model.metadata.get_input_schema()  # type: ignore[no-untyped-call]
+    answer = invocations(  # type: ignore[no-untyped-call]
+        request.encode(), "application/json", model, schema
+    )
     assert answer.status == 200
     predictions = json.loads(answer.response)["predictions"]
-    assert predictions == model.predict(shown, params={"top": 2})
+    assert predictions == explain(model, shown, 2)
     assert [len(each["prototypes"]) for each in predictions] == [2, 2]
-    assert [len(each["prototypes"]) for each in model.predict(shown)] == [3, 3]
+    assert [len(each["prototypes"]) for each in explain(model, shown)] == [3, 3]
     assert {(each["row"], each["seed"]) for each in predictions} == {("clothes", 1)}
 
 
@@ -155,7 +165,7 @@ def test_a_wrong_request_is_named(
     shown: npt.NDArray[np.float32], top: int, message: str, model: PyFuncModel
 ) -> None:
     with pytest.raises(MlflowException, match=message):
-        model.predict(shown, params={"top": top})
+        explain(model, shown, top)
 
 
 WITHOUT_PROTODL = """
@@ -181,6 +191,7 @@ def test_it_answers_where_protodl_cannot_be_imported(
     )
     assert done.returncode == 0, done.stderr
     (answer,) = json.loads(done.stdout)
-    assert answer == model.predict(np.zeros((1, 1, 28, 28), np.float32))[0]
-    facts: dict[str, Any] = model.metadata.metadata
+    assert [answer] == explain(model, np.zeros((1, 1, 28, 28), np.float32))
+    facts = model.metadata.metadata
+    assert facts
     assert (facts["row"], facts["class_names"]) == ("clothes", list(CLASSES))

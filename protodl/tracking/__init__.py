@@ -6,6 +6,7 @@ record is a warning, never the end of a training, and `sync` adds later what is 
 
 from protodl.tracking.finished import (
     RowResult,
+    describe_row,
     log_evaluation,
     log_pictures,
     log_row,
@@ -35,6 +36,7 @@ __all__ = [
     "TrackingError",
     "TrackingWarning",
     "describe_experiment",
+    "describe_row",
     "dvc_facts",
     "experiment_name",
     "explained_name",

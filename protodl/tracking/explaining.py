@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 
 BATCH = 256  # images at once: each is compared with all training cases
 DIGITS = 6
 
 
-class ExplainingModel(PythonModel):  # type: ignore[misc, unused-ignore]
+class ExplainingModel(PythonModel):
     """Images float32 (N, C, H, W) in [0, 1] -> a prediction with its reasons, a dict for each."""
 
     def load_context(self, context: Any) -> None:
@@ -25,10 +25,9 @@ class ExplainingModel(PythonModel):  # type: ignore[misc, unused-ignore]
         self.facts = json.loads(Path(context.artifacts["facts"]).read_text(encoding="utf-8"))
         self.network = torch.export.load(context.artifacts["program"]).module()
 
-    def predict(
-        self,
-        model_input: np.ndarray,  # type: ignore[type-arg]  # MLflow knows the bare type only
-        params: dict[str, Any] | None = None,
+    # MLflow takes it without a context, and knows no array type but the bare one.
+    def predict(  # type: ignore[override]
+        self, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Explain a batch; `params["top"]` says how many prototypes to name.
 
@@ -50,7 +49,7 @@ class ExplainingModel(PythonModel):  # type: ignore[misc, unused-ignore]
         for start in range(0, len(images), BATCH):
             with torch.inference_mode():
                 outputs = self.network(torch.from_numpy(images[start : start + BATCH]))
-            answers += [self._answer(*numbers, top) for numbers in zip(*outputs, strict=True)]
+            answers += [self._answer(*numbers, top=top) for numbers in zip(*outputs, strict=True)]
         return answers
 
     def _answer(
@@ -59,6 +58,7 @@ class ExplainingModel(PythonModel):  # type: ignore[misc, unused-ignore]
         contributions: torch.Tensor,  # (K, P)
         distances: torch.Tensor,  # (P,)
         case_distance: torch.Tensor,
+        *,
         top: int,
     ) -> dict[str, Any]:
         """One image's explanation, with the keys of `protodl explain`."""

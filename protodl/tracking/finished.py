@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protodl.records import EpochRecord, SeedLog
+from protodl.tracking.page import NOTE, shortened
 from protodl.tracking.runs import (
     SeedFacts,
     create_seed_run,
@@ -153,6 +154,19 @@ def log_pictures(logs: Sequence[SeedLog], pictures: Iterable[Path]) -> None:
         parent = _parent(store, logs)
         for picture in pictures:
             store.client.log_artifact(parent, str(picture), "pictures")
+
+
+def describe_row(logs: Sequence[SeedLog], card: str) -> None:
+    """Record a row's model card: in its run, and as the description of it and of its models."""
+    with observing(f"the model card of {logs[0].row}"):
+        store = open_current()
+        parent, text = _parent(store, logs), shortened(card)
+        store.client.log_text(parent, card, "card.md")
+        store.client.set_tag(parent, NOTE, text)
+        for run in (_ensure_seed_run(store, log)[0] for log in logs):
+            for each in store.client.search_model_versions(f"run_id = '{run.info.run_id}'"):
+                if each.description != text:
+                    store.client.update_model_version(each.name, each.version, text)
 
 
 def _parent(store: Store, logs: Sequence[SeedLog]) -> str:
