@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from protodl import tracking
+from protodl.cards import model_card
 from protodl.config import Params, load_params
 from protodl.records import SeedLog
 from protodl.results import (
@@ -19,7 +20,11 @@ from protodl.results import (
 from protodl.tables import results_table
 
 if TYPE_CHECKING:
-    from protodl.tracking import RowResult, ServedModel
+    import numpy as np
+    import numpy.typing as npt
+
+    from protodl.models import PrototypeNetwork
+    from protodl.tracking import ExplainedModel, RowResult, ServedModel
 
 UNPROJECTED = "unprojected_"  # begins the names of metrics from before the projection
 ENVIRONMENT_TAG = "environment."
@@ -40,10 +45,11 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     Args:
         params: params.yaml.
         rows: folder with what was measured of each row (results/rows).
-        models: folder of the networks, <row>/seed-<s>.pt; those that are missing are left out.
+        models: folder of the networks, <row>/seed-<s>.pt, and of what explanations compare with,
+            references/<row>/seed-<s>.pt; those that are missing are left out.
 
     Raises:
-        ResultsError: a network's file is damaged.
+        ResultsError: one of those files is damaged.
         protodl.tracking.TrackingError: the store cannot be opened or written.
     """
     files, left_out = _read(params, rows)
@@ -59,6 +65,8 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     results = {name: result_row(name, params, row) for name, row in files.items()}
     for name, row in files.items():
         _record_row(results[name], row)
+        tracking.sync_explained(row.logs, lambda log: load_explained(models, log))
+        tracking.describe_row(row.logs, model_card(results[name], row, params))
         tracking.log_pictures(row.logs, sorted((rows / name / "pictures").glob("*.png")))
     if not tracking.dvc_facts():
         tracking.set_champions(logs)
@@ -107,9 +115,7 @@ def load_served(models: Path, log: SeedLog) -> "ServedModel | None":
     path = models / log.row / f"seed-{log.seed}.pt"
     if not path.exists():
         return None
-    import torch  # late: most calls find every model in MLflow already
-
-    from protodl.checkpoint import CheckpointError, load_network
+    from protodl.checkpoint import CheckpointError, load_network  # late: MLflow mostly has them all
     from protodl.datasets import DATASETS
     from protodl.models import Classifier
 
@@ -117,11 +123,41 @@ def load_served(models: Path, log: SeedLog) -> "ServedModel | None":
         network = load_network(path)
     except CheckpointError as error:
         raise ResultsError(str(error)) from error
-    with torch.inference_mode():
-        decoded = network.decode_prototypes()  # images that need no data set on this machine
-    example = decoded.repeat(2, 1, 1, 1)[:2].numpy()
     class_names = DATASETS[str(log.parameters["dataset"])].class_names
-    return tracking.ServedModel(Classifier(network), example, class_names)
+    return tracking.ServedModel(Classifier(network), _example(network), class_names)
+
+
+def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":
+    """Two decoded prototypes (2, C, H, W): images that need no data set on this machine."""
+    import torch
+
+    with torch.inference_mode():
+        decoded: npt.NDArray[np.float32] = network.decode_prototypes().numpy()
+    return decoded[[0, -1]]  # the same one twice where there is only one
+
+
+def load_explained(models: Path, log: SeedLog) -> "ExplainedModel | None":
+    """The explaining model of a seed; None where it has no prototypes or a file is not here.
+
+    Raises:
+        ResultsError: a file is damaged.
+    """
+    path = models / log.row / f"seed-{log.seed}.pt"
+    compared = models / "references" / log.row / f"seed-{log.seed}.pt"
+    if log.parameters["model"]["distance"] == "none" or not (path.exists() and compared.exists()):
+        return None
+    from protodl.checkpoint import CheckpointError, load_network  # late, as above
+    from protodl.datasets import DATASETS
+    from protodl.reference import load_reference
+    from protodl.serving import Explainer, explainer_facts
+
+    try:
+        network, reference = load_network(path), load_reference(compared)
+    except CheckpointError as error:
+        raise ResultsError(str(error)) from error
+    class_names = DATASETS[str(log.parameters["dataset"])].class_names
+    facts = explainer_facts(network, reference, class_names)
+    return tracking.ExplainedModel(Explainer(network, reference), _example(network), facts)
 
 
 def _record_row(result: ResultRow, files: RowFiles) -> None:

@@ -90,15 +90,16 @@ def update_readme(path: Path, rows: Sequence[ResultRow]) -> None:
         path.write_text(new, encoding="utf-8")
 
 
-def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path) -> str:
+def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path, cards: Path) -> str:
     """RESULTS.md: the table, how it was made, and a section for each row.
 
     Args:
         rows: the table.
         params: params.yaml.
         pictures: folder of the rows (results/rows), relative to the page.
+        cards: folder of the model cards, <row>.md, relative to the page.
     """
-    sections = [_section(row, params.experiments[row.row], pictures) for row in rows]
+    sections = [_section(row, params.experiments[row.row], pictures, cards) for row in rows]
     return "\n\n".join(["# Results", results_table(rows), _how(rows), *sections]) + "\n"
 
 
@@ -215,7 +216,7 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes} min" if minutes <= 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _section(row: ResultRow, experiment: Experiment, pictures: Path) -> str:
+def _section(row: ResultRow, experiment: Experiment, pictures: Path, cards: Path) -> str:
     """Facts and pictures of one row."""
     chosen = ", ".join(
         f"epoch {epoch} (seed {seed})"
@@ -229,6 +230,7 @@ def _section(row: ResultRow, experiment: Experiment, pictures: Path) -> str:
         f"{chosen}. MLflow run `{row.run_id}`.",
         *_projection(row),
         *_parameters(experiment.model_dump()),
+        f"- [Model card]({(cards / row.row).as_posix()}.md)",
     ]
     folder = (pictures / row.row / "pictures").as_posix()
     for name, caption in PICTURES.items():

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protodl import figures
-from protodl.config import ConfigError, load_params
-from protodl.results import ResultRow, ResultsError, read_rows
+from protodl.cards import model_card
+from protodl.config import ConfigError, Params, load_params
+from protodl.results import ResultRow, ResultsError, read_row, read_rows
 from protodl.sync import try_sync
 from protodl.tables import PICTURES, results_page, shortfall
 
@@ -19,10 +20,14 @@ def report(options: argparse.Namespace) -> None:
     params = load_params(options.params)
     rows = read_rows(params, options.rows)
     require_pictures(rows, options.rows)
-    folder = Path(os.path.relpath(options.rows, options.markdown.parent))
+    pictures, cards = (
+        Path(os.path.relpath(path, options.markdown.parent))
+        for path in (options.rows, options.cards)
+    )
     data = [row.model_dump(mode="json") for row in rows]
     write_text(json.dumps(data, indent=1) + "\n", options.results)
-    write_text(results_page(rows, params, folder), options.markdown)
+    write_cards(rows, params, options.rows, options.cards)
+    write_text(results_page(rows, params, pictures, cards), options.markdown)
     figures.stack_reasons(overview_pictures(rows, options.rows), options.overview)
     print(f"{options.markdown}: {len(rows)} rows. {shortfall(rows)}".rstrip(), flush=True)
     # The report is written before MLflow is touched, and stays as it is whatever happens there.
@@ -36,6 +41,13 @@ def require_pictures(rows: Sequence[ResultRow], folder: Path) -> None:
             path = folder / row.row / "pictures" / f"{name}.png"
             if not path.is_file():
                 raise ResultsError(f"{path}: missing; run `dvc repro prototypes@{row.row}`")
+
+
+def write_cards(rows: Sequence[ResultRow], params: Params, folder: Path, cards: Path) -> None:
+    """Write the model card of each row."""
+    for row in rows:
+        card = model_card(row, read_row(row.row, params, folder), params)
+        write_text(card, cards / f"{row.row}.md")
 
 
 def write_text(text: str, path: Path) -> None:
@@ -60,6 +72,7 @@ def main() -> int:
     parser.add_argument("--models", type=Path, required=True, help="folder with <row>/seed-<s>.pt")
     parser.add_argument("--results", type=Path, required=True, help="JSON to write")
     parser.add_argument("--markdown", type=Path, required=True, help="page to write")
+    parser.add_argument("--cards", type=Path, required=True, help="folder for the model cards")
     parser.add_argument("--overview", type=Path, required=True, help="picture to write")
     try:
         report(parser.parse_args())

@@ -30,10 +30,15 @@ def project(tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyP
     """A project root with an MLflow store of its own, found through DVC_ROOT."""
     root = tmp_path / "project"
     root.mkdir()
+    empty_project(root, migrated_database, monkeypatch)
+    return root
+
+
+def empty_project(root: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give this folder an empty MLflow store, and make it the project root."""
     shutil.copy(migrated_database, root / "mlflow.db")
     monkeypatch.setenv("DVC_ROOT", str(root))
     # Set, not deleted: MLflow writes this variable itself, and only then is that undone.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    return root

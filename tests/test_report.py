@@ -1,6 +1,7 @@
 """The report stage and MLflow's side of the table, on real files and real stores."""
 
 import json
+import re
 import shutil
 import socket
 import sys
@@ -20,6 +21,7 @@ from protodl.config import ModelConfig, Params
 from protodl.demo import EXPERIMENT
 from protodl.models import Classifier, PrototypeNetwork
 from protodl.records import SeedLog
+from protodl.reference import Reference, save_reference
 from protodl.results import ResultRow, ResultsError, read_rows
 from protodl.sync import sync_project, tracked_rows
 from protodl.tables import results_table
@@ -37,7 +39,7 @@ ACCURACIES = {
     "mnist-small-upconv": [0.9921, 0.992],
     "own": [0.7, 1 / 3],
 }
-OUTPUTS = ("RESULTS.md", "results/results.json", "results/overview.png")
+OUTPUTS = ("RESULTS.md", "results/results.json", "results/overview.png", "results/cards/own.md")
 
 
 @pytest.fixture
@@ -65,6 +67,7 @@ def train(log: SeedLog) -> SeedLog:
 def run_stage(monkeypatch: pytest.MonkeyPatch) -> int:
     arguments = ["--params", "params.yaml", "--rows", "results/rows", "--models", "models"]
     arguments += ["--markdown", "RESULTS.md", "--results", "results/results.json"]
+    arguments += ["--cards", "results/cards"]
     arguments += ["--overview", "results/overview.png"]
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
     return report.main()
@@ -101,6 +104,10 @@ def test_the_report_and_its_table_in_mlflow(
     page = (project / "RESULTS.md").read_text()
     assert results_table(rows) in page
     assert "](results/rows/own/pictures/samples.png)" in page
+    cards = {row: project / f"results/cards/{row}.md" for row in EXPERIMENTS}
+    assert all(f"[Model card](results/cards/{row}.md)" in page for row in cards)
+    own = cards["own"].read_text()
+    assert own.startswith("# Model card: own\n")
     with Image.open(project / "results/overview.png") as overview:
         # The first rows of mnist and of cifar10, the second without its head.
         assert overview.size == (30, 120 - figures.HEAD)
@@ -110,6 +117,8 @@ def test_the_report_and_its_table_in_mlflow(
     first = client().get_run(rows[0].run_id)
     pictures = client().list_artifacts(rows[0].run_id, "pictures")
     assert len(pictures) == 6
+    assert mlflow.artifacts.load_text(f"runs:/{rows[-1].run_id}/card.md") == own
+    assert client().get_run(rows[-1].run_id).data.tags["mlflow.note.content"] == own
     assert first.data.metrics["published_accuracy"] == 0.9902
     experiment = client().get_experiment_by_name("protodl")
     assert experiment is not None
@@ -353,6 +362,60 @@ def test_the_networks_on_this_machine_are_served(
     images = np.random.default_rng(0).random((3, 1, 28, 28), dtype=np.float32)
     expected = Classifier(network)(torch.from_numpy(images)).detach().numpy()
     np.testing.assert_allclose(loaded.predict(images), expected, rtol=1e-5, atol=1e-6)
+
+
+def aliases(name: str) -> dict[str, tuple[str, str]]:
+    """Row and seed that each alias of a registered model stands for."""
+    versions = client().search_model_versions(f"name = '{name}'")
+    found = {each.version: (each.tags["row"], each.tags["seed"]) for each in versions}
+    return {
+        alias: found[int(version)]
+        for alias, version in client().get_registered_model(name).aliases.items()
+    }
+
+
+def test_a_row_explains_by_its_best_seed_and_its_card_says_how_to_ask(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    rows, models = Path("results/rows"), Path("models")
+    accuracies = {"mnist-small-deconv": [0.9, 0.8], "mnist-small-upconv": [0.9, 0.8]}
+    params = write_params(project, dict.fromkeys(accuracies, MNIST), seeds=[0, 1])
+    write_rows(rows, params, accuracies)
+    best, other = accuracies
+    network = PrototypeNetwork(ModelConfig(num_prototypes=1), 1, 28, 10).eval()
+    codes = network.encode(torch.rand(5, 1, 28, 28)).detach()
+    reference = Reference(codes, torch.arange(5), torch.ones(1), 0.5, 0.5)
+
+    references = models / "references"
+    for row in accuracies:
+        save_network(network, models / row / "seed-1.pt")
+    save_reference(reference, references / other / "seed-1.pt")
+    sync_project(params, rows, models)
+    expected = {best: (best, "1"), other: (other, "1"), "champion": (best, "1")}
+    assert aliases("protodl-mnist") == expected
+    assert aliases("protodl-mnist-explained") == {other: (other, "1")}  # and no other's champion
+    compared = references / best / "seed-1.pt"
+    compared.parent.mkdir()
+    compared.write_bytes(b"not a reference")
+    with pytest.raises(ResultsError, match=f"{compared}: cannot be read"):
+        sync_project(params, rows, models)
+    save_reference(reference, compared)
+    for _ in range(2):
+        assert sync_project(params, rows, models) == ([], [])
+        assert aliases("protodl-mnist") == aliases("protodl-mnist-explained") == expected
+        assert len(client().search_model_versions()) == 4
+
+    version = client().get_model_version_by_alias("protodl-mnist-explained", best)
+    assert version.run_id
+    parent = client().get_run(version.run_id).data.tags["mlflow.parentRunId"]
+    card = mlflow.artifacts.load_text(f"runs:/{parent}/card.md")
+    assert version.description == card
+    commands = re.findall(r"mlflow models serve .* -m (\S+)", card)
+    assert commands == [f"models:/protodl-mnist{end}@{best}" for end in ("", "-explained")]
+    images = np.random.default_rng(0).random((1, 1, 28, 28), dtype=np.float32)
+    scores, (answer,) = (mlflow.pyfunc.load_model(each).predict(images) for each in commands)
+    assert answer["prediction"]["probability"] == pytest.approx(scores.max(), abs=1e-5)
 
 
 def test_stacked_reasons_keep_sizes_and_colours_and_one_head(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_the_sample_is_compared_with_nothing(tmp_path: Path) -> None:
     assert {row.data_source for row in rows} == {"sample"}
     assert rows[0].published_accuracy == 0.9902
     assert rows[0].difference is None
-    page = results_page(rows, params, Path("rows"))
+    page = results_page(rows, params, Path("rows"), Path("cards"))
     assert page.startswith(f"# Results\n\n{SAMPLE_HEADING}\n")
     for text in (page, results_table(rows), short_table(rows)):
         assert "NOT comparable" in text
@@ -259,7 +259,7 @@ def test_the_sample_is_compared_with_nothing(tmp_path: Path) -> None:
 def test_the_page_tells_of_each_row_and_shows_its_pictures(
     rows: list[ResultRow], params: Params, tmp_path: Path
 ) -> None:
-    page = results_page(rows, params, Path("rows"))
+    page = results_page(rows, params, Path("rows"), Path("cards"))
     assert results_table(rows) in page
     assert "`make repro`; seeds: 3, 1." in page
     assert "Abacus, 2 cores; device cpu, threads 2, precision float32; torch 2.15.0" in page

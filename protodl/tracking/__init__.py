@@ -6,16 +6,18 @@ record is a warning, never the end of a training, and `sync` adds later what is 
 
 from protodl.tracking.finished import (
     RowResult,
+    describe_row,
     log_evaluation,
     log_pictures,
     log_row,
     read_results,
     set_champions,
     sync,
+    sync_explained,
 )
 from protodl.tracking.live import Terminated, Tracker, start_seed
 from protodl.tracking.page import describe_experiment, link, serve_ui
-from protodl.tracking.served import ServedModel, registered_name
+from protodl.tracking.served import ExplainedModel, ServedModel, explained_name, registered_name
 from protodl.tracking.store import (
     TrackingError,
     TrackingWarning,
@@ -26,6 +28,7 @@ from protodl.tracking.store import (
 from protodl.tracking.watch import watch
 
 __all__ = [
+    "ExplainedModel",
     "RowResult",
     "ServedModel",
     "Terminated",
@@ -33,8 +36,10 @@ __all__ = [
     "TrackingError",
     "TrackingWarning",
     "describe_experiment",
+    "describe_row",
     "dvc_facts",
     "experiment_name",
+    "explained_name",
     "link",
     "log_evaluation",
     "log_pictures",
@@ -45,6 +50,7 @@ __all__ = [
     "set_champions",
     "start_seed",
     "sync",
+    "sync_explained",
     "tracking_uri",
     "watch",
 ]

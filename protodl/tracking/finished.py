@@ -1,5 +1,6 @@
 """Finished seeds and rows: their runs completed, refilled and read back."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protodl.records import EpochRecord, SeedLog
+from protodl.tracking.page import NOTE, shortened
 from protodl.tracking.runs import (
     SeedFacts,
     create_seed_run,
@@ -16,7 +18,15 @@ from protodl.tracking.runs import (
     log_numbers,
     recorded_epochs,
 )
-from protodl.tracking.served import ServedModel, has_model, log_model, registered_name
+from protodl.tracking.served import (
+    ExplainedModel,
+    ServedModel,
+    explained_name,
+    find_versions,
+    log_explained,
+    log_model,
+    registered_name,
+)
 from protodl.tracking.store import (
     Store,
     experiment_name,
@@ -68,11 +78,36 @@ def sync(
             created.append(run.info.run_id)
         if metrics := evaluations.get((log.row, log.seed)):
             log_numbers(store, run.info.run_id, metrics)
-        if not has_model(run) and (model := load_model(log)) is not None:
+        facts, run_id = SeedFacts.of(log), run.info.run_id
+        there = find_versions(store, registered_name(facts.dataset), run_id)
+        if not there and (model := load_model(log)) is not None:
             accuracy = _selected_accuracy(log)
-            facts = SeedFacts.of(log)
-            log_model(store, facts, run.info.run_id, model, log.selected_epoch, accuracy)
+            log_model(store, facts, run_id, model, log.selected_epoch, accuracy)
     return created
+
+
+@naming_failures()
+def sync_explained(
+    logs: Sequence[SeedLog], load_model: Callable[[SeedLog], ExplainedModel | None]
+) -> None:
+    """Add a row's explaining model unless it is there: that of its best seed by held-out accuracy.
+
+    Args:
+        logs: the seeds of the row.
+        load_model: gives the model of a seed, None where its files are not on this machine; it is
+            called only where the store has none.
+
+    Raises:
+        TrackingError: the store cannot be opened or written.
+    """
+    store = open_current()
+    log = max(logs, key=_selected_accuracy)
+    run, _ = _ensure_seed_run(store, log)
+    facts, run_id = SeedFacts.of(log), run.info.run_id
+    there = find_versions(store, explained_name(facts.dataset), run_id)
+    if not there and (model := load_model(log)) is not None:
+        accuracy = _selected_accuracy(log)
+        log_explained(store, facts, run_id, model, log.selected_epoch, accuracy)
 
 
 def log_evaluation(
@@ -121,6 +156,19 @@ def log_pictures(logs: Sequence[SeedLog], pictures: Iterable[Path]) -> None:
             store.client.log_artifact(parent, str(picture), "pictures")
 
 
+def describe_row(logs: Sequence[SeedLog], card: str) -> None:
+    """Record a row's model card: in its run, and as the description of it and of its models."""
+    with observing(f"the model card of {logs[0].row}"):
+        store = open_current()
+        parent, text = _parent(store, logs), shortened(card)
+        store.client.log_text(parent, card, "card.md")
+        store.client.set_tag(parent, NOTE, text)
+        for run in (_ensure_seed_run(store, log)[0] for log in logs):
+            for each in store.client.search_model_versions(f"run_id = '{run.info.run_id}'"):
+                if each.description != text:
+                    store.client.update_model_version(each.name, each.version, text)
+
+
 def _parent(store: Store, logs: Sequence[SeedLog]) -> str:
     """Id of the run that the seeds of one row share."""
     runs = [_ensure_seed_run(store, log)[0] for log in logs]
@@ -156,33 +204,61 @@ def _reported_ms(run: "Run") -> int:
     return int(run.data.tags.get("reported_ms", 0))
 
 
+class _Found(NamedTuple):
+    """A seed and its versions in the registry."""
+
+    accuracy: float  # held-out
+    version: str  # of the classifier
+    explained: str | None  # of the explaining model
+
+
 @naming_failures()
 def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
-    """Point the alias `champion` at each data set's best row; returns the row by data set.
+    """Point an alias at each row's best seed, and `champion` at that of the data set's best row.
 
-    The best row has the highest mean held-out accuracy; its best seed on the held-out images is
-    what the alias points at. Rows whose models are not registered stay out.
+    The best seed has the highest held-out accuracy, the best row the highest mean of it. Aliases
+    have the names of the rows, and stand in both registered models, the classifier and the one
+    that explains. Rows whose classifiers are not registered stay out.
+
+    A row without an explaining model has no alias there.
+
+    Returns:
+        The champion's row by data set.
 
     Raises:
         TrackingError: the store cannot be opened or written.
     """
     store = open_current()
-    seeds: dict[str, dict[str, list[tuple[float, str]]]] = defaultdict(lambda: defaultdict(list))
+    seeds: dict[str, dict[str, list[_Found]]] = defaultdict(lambda: defaultdict(list))
     for log in logs:
-        run, _ = _ensure_seed_run(store, log)
-        versions = store.client.search_model_versions(f"run_id = '{run.info.run_id}'")
+        run_id, dataset = _ensure_seed_run(store, log)[0].info.run_id, SeedFacts.of(log).dataset
+        versions = find_versions(store, registered_name(dataset), run_id)
+        explained = find_versions(store, explained_name(dataset), run_id)
         if versions:
-            latest = max(versions, key=lambda version: int(version.version))
-            dataset = SeedFacts.of(log).dataset
-            seeds[dataset][log.row].append((_selected_accuracy(log), str(latest.version)))
+            seed = _Found(_selected_accuracy(log), versions[0], next(iter(explained), None))
+            seeds[dataset][log.row].append(seed)
     champions: dict[str, str] = {}
     for dataset, rows in seeds.items():
-        best = max(rows, key=lambda row: fmean(accuracy for accuracy, _ in rows[row]))
-        store.client.set_registered_model_alias(
-            registered_name(dataset), "champion", max(rows[best])[1]
-        )
+        for row, of_row in rows.items():
+            _set_alias(store, dataset, row, of_row)
+        best = max(rows, key=lambda row: fmean(seed.accuracy for seed in rows[row]))
+        _set_alias(store, dataset, "champion", rows[best])
         champions[dataset] = best
     return champions
+
+
+def _set_alias(store: Store, dataset: str, alias: str, seeds: Sequence[_Found]) -> None:
+    """Point an alias at the best of these seeds, in both of the data set's registered models."""
+    if re.fullmatch(r"latest|v\d+", alias):
+        return  # a row's name that MLflow keeps for itself
+    ranked = sorted(seeds, key=lambda seed: seed.accuracy, reverse=True)
+    store.client.set_registered_model_alias(registered_name(dataset), alias, ranked[0].version)
+    name = explained_name(dataset)
+    explained = [seed.explained for seed in ranked if seed.explained is not None]
+    if explained:
+        store.client.set_registered_model_alias(name, alias, explained[0])
+    elif store.client.search_registered_models(f"name = '{name}'"):
+        store.client.delete_registered_model_alias(name, alias)  # no other row may stand for it
 
 
 def _ensure_seed_run(store: Store, log: SeedLog) -> "tuple[Run, bool]":

@@ -17,7 +17,7 @@ from protodl.tracking.runs import (
     recorded_epochs,
     recorded_pictures,
 )
-from protodl.tracking.served import ServedModel, has_model, log_model
+from protodl.tracking.served import ServedModel, find_versions, log_model, registered_name
 from protodl.tracking.store import Store, experiment_name, now_ms, observing, open_current
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ class Tracker:
         if self._store is None:
             return
         with observing("the model"):
-            if not has_model(self._store.client.get_run(self.run_id)):
+            name = registered_name(self._facts.dataset)
+            if not find_versions(self._store, name, self.run_id):
                 log_model(self._store, self._facts, self.run_id, model, step, validation_accuracy)
 
 

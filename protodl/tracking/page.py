@@ -26,18 +26,25 @@ VIEW_COLUMNS = (  # metrics of row and seed runs that the prepared view shows, i
     "train_seconds",
 )
 COLUMN_WIDTH = 135  # pixels: fits the longest name
-MAX_TAG_LENGTH = 5000  # of an experiment's tag, on any server
+MAX_LENGTH = 5000  # of a description, on any server
+NOTE = "mlflow.note.content"  # tag that MLflow shows as the description
 
 
 def describe_experiment(markdown: str) -> None:
     """Make the results table the experiment's description, and prepare the results view."""
     with observing("the experiment's description"):
         store = open_current()
-        if len(markdown) > MAX_TAG_LENGTH:
-            kept = markdown[: MAX_TAG_LENGTH - 10].rpartition("\n")[0]
-            markdown = f"{kept}\n\n(…)"
-        store.client.set_experiment_tag(store.experiment_id, "mlflow.note.content", markdown)
+        text = shortened(markdown)
+        store.client.set_experiment_tag(store.experiment_id, NOTE, text)
         _prepare_view(store)
+
+
+def shortened(markdown: str) -> str:
+    """A text that fits into a description, cut at the end of a line where it is too long."""
+    if len(markdown) <= MAX_LENGTH:
+        return markdown
+    kept = markdown[: MAX_LENGTH - 10].rpartition("\n")[0]
+    return f"{kept}\n\n(…)"
 
 
 def _prepare_view(store: Store) -> None:

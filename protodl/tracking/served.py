@@ -1,11 +1,15 @@
-"""The classifier as it is served: logged, and registered under its data set's name."""
+"""Models as they are served: logged, and registered under their data set's name."""
 
 import copy
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from protodl.tracking.runs import SeedFacts
 from protodl.tracking.store import Store, experiment_name
@@ -14,7 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
-    from mlflow.entities import Run
+
+PACKAGES = ("mlflow", "numpy", "torch")  # that a served model needs
+TOP = 3  # prototypes that an explanation names where the request does not say how many
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,29 @@ class ServedModel:
     class_names: Sequence[str]
 
 
-def has_model(run: "Run") -> bool:
-    """Whether a run has its classifier."""
-    return bool(run.outputs and run.outputs.model_outputs)
+@dataclass(frozen=True)
+class ExplainedModel:
+    """A classifier that gives its reasons, as it is served: the same images -> a dict for each."""
+
+    module: "torch.nn.Module"  # protodl.serving.Explainer
+    example: "npt.NDArray[np.float32]"  # (2, C, H, W)
+    facts: Mapping[str, Any]  # protodl.serving.explainer_facts
+
+
+def registered_name(dataset: str) -> str:
+    """Name of a data set's registered model: protodl-mnist in the experiment protodl."""
+    return f"{experiment_name()}-{dataset}"
+
+
+def explained_name(dataset: str) -> str:
+    """Name of the registered model that explains: protodl-mnist-explained."""
+    return f"{registered_name(dataset)}-explained"
+
+
+def find_versions(store: Store, name: str, run_id: str) -> list[str]:
+    """Versions of a registered model that come from a run, the latest first."""
+    found = store.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    return sorted((str(each.version) for each in found), key=int, reverse=True)
 
 
 def log_model(
@@ -41,10 +67,7 @@ def log_model(
     module = copy.deepcopy(model.module).cpu().eval()  # the trained one stays where and as it is
     scores = _predict(module, model.example)
     logged = store.client.create_logged_model(store.experiment_id, facts.row, run_id)
-    packages = ("mlflow", "numpy", "torch")
-    with warnings.catch_warnings():
-        # About weights on other devices; these are on the CPU.
-        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+    with _saving_on_the_cpu():
         mlflow.pytorch.log_model(
             module,
             name=facts.row,
@@ -54,12 +77,70 @@ def log_model(
             serialization_format="pt2",
             input_example=model.example,
             signature=infer_signature(model.example, scores),
-            # Without `+cpu`, which the package index does not know.
-            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in packages],
+            pip_requirements=_requirements(),
             metadata={"row": facts.row, "seed": facts.seed, "class_names": list(model.class_names)},
             validate_serving_input=False,
         )
-    _register(store, facts, run_id, str(logged.model_id), accuracy)
+    name = registered_name(facts.dataset)
+    _register(store, name, facts, run_id, str(logged.model_id), accuracy)
+
+
+def log_explained(
+    store: Store, facts: SeedFacts, run_id: str, model: ExplainedModel, step: int, accuracy: float
+) -> None:
+    """Save the explaining model as a script and an exported graph; it needs no code of ours."""
+    import mlflow.pyfunc
+    from mlflow.models import Model, infer_signature
+
+    name = f"{facts.row}-explained"
+    logged = store.client.create_logged_model(store.experiment_id, name, run_id)
+    with TemporaryDirectory() as folder, _saving_on_the_cpu():
+        words = {"row": facts.row, "seed": facts.seed, **model.facts}
+        Model.log(  # as mlflow.pyfunc.log_model does, which takes no run
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            name=name,
+            run_id=run_id,
+            model_id=logged.model_id,
+            step=step,
+            python_model=str(Path(__file__).with_name("explaining.py")),
+            artifacts=_write_artifacts(model, words, Path(folder)),
+            input_example=(model.example, {"top": TOP}),
+            signature=infer_signature(model.example, None, {"top": TOP}),
+            pip_requirements=_requirements(),
+            metadata=words,
+        )
+    name = explained_name(facts.dataset)
+    _register(store, name, facts, run_id, str(logged.model_id), accuracy)
+
+
+def _write_artifacts(
+    model: ExplainedModel, words: Mapping[str, Any], folder: Path
+) -> dict[str, str]:
+    """Write what the script loads; returns the files by name."""
+    import torch
+
+    program, facts = folder / "program.pt2", folder / "facts.json"
+    batch = {0: torch.export.Dim.AUTO}
+    example = torch.from_numpy(model.example)
+    module = copy.deepcopy(model.module).cpu().eval()
+    exported = torch.export.export(module, (example,), dynamic_shapes=(batch,))
+    torch.export.save(exported, program)
+    facts.write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
+    return {"program": str(program), "facts": str(facts)}
+
+
+@contextmanager
+def _saving_on_the_cpu() -> Iterator[None]:
+    """Silence what torch says about weights on other devices; these are on the CPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        yield
+
+
+def _requirements() -> list[str]:
+    """Exact versions, without `+cpu`, which the package index does not know."""
+    return [f"{name}=={version(name).split('+')[0]}" for name in PACKAGES]
 
 
 def _predict(
@@ -72,11 +153,12 @@ def _predict(
     return scores
 
 
-def _register(store: Store, facts: SeedFacts, run_id: str, model_id: str, accuracy: float) -> None:
-    """Make the model a version of the data set's registered model."""
+def _register(
+    store: Store, name: str, facts: SeedFacts, run_id: str, model_id: str, accuracy: float
+) -> None:
+    """Make the model a version of this registered model."""
     from mlflow.exceptions import MlflowException
 
-    name = registered_name(facts.dataset)
     try:
         store.client.create_registered_model(name)
     except MlflowException as error:
@@ -86,8 +168,3 @@ def _register(store: Store, facts: SeedFacts, run_id: str, model_id: str, accura
     store.client.create_model_version(
         name, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
     )
-
-
-def registered_name(dataset: str) -> str:
-    """Name of a data set's registered model: protodl-mnist in the experiment protodl."""
-    return f"{experiment_name()}-{dataset}"
