@@ -85,10 +85,10 @@ class _Explanation(_Read):
 
     def caption(self) -> str:
         label = "" if self.label is None else f", label {self.label}"
-        strange = "farther" if self.out_of_distribution.flag else "no farther"
+        strange = "Out" if self.out_of_distribution.flag else "Not out"
         return (
             f"Predicted {self.prediction}{label}; runner-up {self.runner_up}. "
-            f"It lies {strange} from the training cases than they do from each other."
+            f"{strange} of distribution."
         )
 
 
@@ -105,9 +105,7 @@ class Section:
     card: Markup | None
 
 
-def html_report(
-    rows: Sequence[ResultRow], params: Params, folder: Path, overview: Path
-) -> str:
+def html_report(rows: Sequence[ResultRow], params: Params, folder: Path, overview: Path) -> str:
     """The page.
 
     Args:

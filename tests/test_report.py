@@ -37,7 +37,7 @@ ACCURACIES = {
     "mnist-small-upconv": [0.9921, 0.992],
     "own": [0.7, 1 / 3],
 }
-OUTPUTS = ("RESULTS.md", "results/results.json", "results/overview.png")
+OUTPUTS = ("RESULTS.md", "results/results.json", "results/overview.png", "report/index.html")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def train(log: SeedLog) -> SeedLog:
 def run_stage(monkeypatch: pytest.MonkeyPatch) -> int:
     arguments = ["--params", "params.yaml", "--rows", "results/rows", "--models", "models"]
     arguments += ["--markdown", "RESULTS.md", "--results", "results/results.json"]
-    arguments += ["--overview", "results/overview.png"]
+    arguments += ["--overview", "results/overview.png", "--html", "report/index.html"]
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
     return report.main()
 
