@@ -22,7 +22,7 @@ MAX_WORKERS = 4
 # Never copied, the second group not even where git tracks it: it was computed on the full data.
 FOREIGN = [".demo", ".git", ".venv", ".protodl", ".dvc/cache", ".dvc/tmp"]
 FOREIGN += ["mlflow.db*", "mlartifacts", "mlruns"]
-COMPUTED = ["dvc.lock", "RESULTS.md", "results", "models", "data/raw"]
+COMPUTED = ["dvc.lock", "RESULTS.md", "results", "report", "models", "data/raw"]
 COMPUTED += [f"studies/*/{name}" for name in ("dvc.lock", "params.ok", "models", "results")]
 LEFT_OUT = tuple(FOREIGN + COMPUTED + [f"data/{name}" for name in get_args(DatasetName)])
 
@@ -53,10 +53,11 @@ def run_demo(root: Path) -> str:
 def _where_to_look() -> str:
     from protodl import tracking  # late: MLflow takes seconds to import
 
+    files = f"The report, for a browser: {FOLDER}/report/index.html"
     if (store := tracking.tracking_uri()).startswith("http"):
-        return f"All runs: {tracking.link(store)}"
+        return f"{files}\nAll runs: {tracking.link(store)}"
     return (
-        f"Tables and pictures: {FOLDER}/RESULTS.md\n"
+        f"{files}\n"
         f"All runs: MLFLOW_EXPERIMENT_NAME={EXPERIMENT} make ui\n"
         f"and then {tracking.link('http://127.0.0.1:5000')}"
     )

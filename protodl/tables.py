@@ -1,6 +1,7 @@
 """The table of results as text: in the terminal, in the README, and as the page RESULTS.md."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,25 @@ PICTURES = {  # of each row, with what they show, in the order of the page
 }
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its heading, what its cells hold, and what that means."""
+
+    heading: str
+    meaning: str
+    cell: Callable[[ResultRow], str]
+
+
+def columns(rows: Sequence[ResultRow]) -> list[Column]:
+    """The columns beside the row's name; published numbers only where they compare."""
+    return [_ACCURACY, *(_PUBLISHED if _comparable(rows) else []), *MEASURES, _RUN]
+
+
 def results_table(rows: Sequence[ResultRow]) -> str:
     """The whole table in Markdown, with the sentences that belong to it."""
-    names = ["row", "test accuracy (%)"]
-    names += ["published (%)", "difference"] if _comparable(rows) else []
-    names += ["decode agreement", "cycle identity", "reconstruction agreement"]
-    names += ["independent agreement", "its ceiling", "case agreement", "purity@25"]
-    names += ["coverage", "seconds", "epochs", "MLflow run"]
-    cells = [
-        [
-            row.row,
-            f"{_percent(row.test_accuracy_mean)} ± {_spread(row)} ({row.num_seeds})",
-            *(_comparison(row) if _comparable(rows) else []),
-            f"{100 * row.decode_agreement_mean:.0f} %",
-            f"{100 * row.cycle_identity_mean:.0f} %",
-            f"{100 * row.reconstruction_agreement_mean:.0f} %",
-            f"{100 * row.independent_agreement_mean:.0f} %",
-            f"{100 * row.independent_reconstruction_agreement_mean:.0f} %",
-            f"{100 * row.case_agreement_mean:.0f} %",
-            f"{row.purity25_mean:.2f}",
-            str(row.coverage_min),
-            f"{row.train_seconds_mean:.0f}",
-            str(row.num_epochs),
-            "–" if row.run_id == UNTRACKED else row.run_id[:8],
-        ]
-        for row in rows
-    ]
-    return _with_words(rows, names, cells)
+    shown = columns(rows)
+    cells = [[row.row, *(column.cell(row) for column in shown)] for row in rows]
+    return _with_words(rows, ["row", *(column.heading for column in shown)], cells)
 
 
 def short_table(rows: Sequence[ResultRow], page: str = "RESULTS.md") -> str:
@@ -58,11 +51,11 @@ def short_table(rows: Sequence[ResultRow], page: str = "RESULTS.md") -> str:
     cells = [
         [
             f"[{row.row}]({page}#{row.row})",
-            f"{_percent(row.test_accuracy_mean)} ± {_spread(row)}",
-            *(_comparison(row) if _comparable(rows) else []),
-            f"{100 * row.decode_agreement_mean:.0f} %",
-            f"{100 * row.independent_agreement_mean:.0f} %",
-            f"{100 * row.case_agreement_mean:.0f} %",
+            _accuracy(row),
+            *(column.cell(row) for column in _PUBLISHED if _comparable(rows)),
+            _share(row.decode_agreement_mean),
+            _share(row.independent_agreement_mean),
+            _share(row.case_agreement_mean),
             f"{row.train_seconds_mean:.0f}",
         ]
         for row in rows
@@ -99,8 +92,10 @@ def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path, card
         pictures: folder of the rows (results/rows), relative to the page.
         cards: folder of the model cards, <row>.md, relative to the page.
     """
-    sections = [_section(row, params.experiments[row.row], pictures, cards) for row in rows]
-    return "\n\n".join(["# Results", results_table(rows), _how(rows), *sections]) + "\n"
+    how = [*how_made(rows), *(f"{_capital(c.heading)}: {c.meaning}." for c in columns(rows))]
+    parts = ["# Results", results_table(rows), "## How it was made", _items(how)]
+    parts += [_section(row, params.experiments[row.row], pictures, cards) for row in rows]
+    return "\n\n".join(parts) + "\n"
 
 
 def protocol(rows: Sequence[ResultRow]) -> str:
@@ -144,12 +139,6 @@ def _comparable(rows: Sequence[ResultRow]) -> bool:
     return any(row.difference is not None for row in rows)
 
 
-def _comparison(row: ResultRow) -> list[str]:
-    if row.published_accuracy is None:
-        return ["–", "–"]
-    return [_percent(row.published_accuracy), _points(row)]
-
-
 def _points(row: ResultRow) -> str:
     """Difference in percentage points, signed; -0.00 stands for a number just missed."""
     if row.difference is None:
@@ -162,42 +151,113 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-def _spread(row: ResultRow) -> str:
-    return "–" if row.num_seeds == 1 else _percent(row.test_accuracy_std)
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
-def _how(rows: Sequence[ResultRow]) -> str:
+def _accuracy(row: ResultRow) -> str:
+    spread = "–" if row.num_seeds == 1 else _percent(row.test_accuracy_std)
+    return f"{_percent(row.test_accuracy_mean)} ± {spread} ({row.num_seeds})"
+
+
+def _published(row: ResultRow) -> str:
+    return "–" if row.published_accuracy is None else _percent(row.published_accuracy)
+
+
+def _run(row: ResultRow) -> str:
+    return "–" if row.run_id == UNTRACKED else row.run_id[:8]
+
+
+def _measure(attribute: str, form: Callable[[Any], str]) -> Callable[[ResultRow], str]:
+    return lambda row: form(getattr(row, attribute))
+
+
+_ACCURACY = Column(
+    "test accuracy (%)", "mean ± standard deviation over seeds (number of seeds)", _accuracy
+)
+_PUBLISHED = [
+    Column("published (%)", "the number to compare with", _published),
+    Column("difference", "ours less the published one, in percentage points", _points),
+]
+_RUN = Column(
+    "MLflow run",
+    "that of the training; in a store refilled by `protodl sync` search for "
+    "`tags.trained_run_id = '<id>'`",
+    _run,
+)
+# Attributes of ResultRow with heading, form and meaning.
+_MEASURES: list[tuple[str, str, Callable[[Any], str], str]] = [
+    (
+        "decode_agreement_mean",
+        "decode agreement",
+        _share,
+        "prototypes whose decoded picture the network puts into the prototype's class",
+    ),
+    (
+        "cycle_identity_mean",
+        "cycle identity",
+        _share,
+        "prototypes whose decoded picture, encoded again, is nearest to themselves",
+    ),
+    (
+        "independent_agreement_mean",
+        "independent agreement",
+        _share,
+        "prototypes whose decoded picture a plain classifier, which never saw one, puts into the "
+        "prototype's class",
+    ),
+    (
+        "independent_reconstruction_agreement_mean",
+        "its ceiling",
+        _share,
+        "held-out images whose reconstruction gets the same prediction from the plain classifier: "
+        "what independent agreement can be expected to reach",
+    ),
+    (
+        "case_agreement_mean",
+        "case agreement",
+        _share,
+        "prototypes whose nearest training case has the prototype's class, by its label and in the "
+        "plain classifier's verdict",
+    ),
+    (
+        "reconstruction_agreement_mean",
+        "reconstruction agreement",
+        _share,
+        "held-out images whose reconstruction gets the same prediction",
+    ),
+    (
+        "purity25_mean",
+        "purity@25",
+        "{:.2f}".format,
+        "share of a prototype's 25 nearest training cases that have its class",
+    ),
+    ("coverage_min", "coverage", str, "classes with a prototype, in the worst seed"),
+    ("train_seconds_mean", "seconds", "{:.0f}".format, "training of one seed"),
+    ("num_epochs", "epochs", str, "training of one seed"),
+]
+MEASURES = [
+    Column(heading, meaning, _measure(attribute, form))
+    for attribute, heading, form, meaning in _MEASURES
+]
+
+
+def how_made(rows: Sequence[ResultRow]) -> list[str]:
+    """How the numbers were made and where the published ones are from, each thing in Markdown."""
     seconds = sum(row.train_seconds_mean * row.num_seeds for row in rows)
     seeds = ", ".join(_distinct(str(seed) for row in rows for seed in row.seeds))
     names = ("processor", "device", "threads", "precision", "torch", "python")
     facts = {name: _facts(rows, name) for name in names}
     paper = load_published().paper
     numbers = [f"{_percent(share)} on {name}" for name, share in paper.test_accuracy.items()]
-    source = load_published().port.source
-    lines = [
-        "## How it was made",
-        "",
-        f"- Command: `{'make repro' if _on_full_data(rows) else 'make demo'}`; seeds: {seeds}.",
-        f"- Hardware: {facts['processor']}; device {facts['device']}, threads {facts['threads']}, "
+    return [
+        f"Command: `{'make repro' if _on_full_data(rows) else 'make demo'}`; seeds: {seeds}.",
+        f"Hardware: {facts['processor']}; device {facts['device']}, threads {facts['threads']}, "
         f"precision {facts['precision']}; torch {facts['torch']}, Python {facts['python']}.",
-        f"- Training time: {format_seconds(seconds)} for all rows and seeds together.",
-        "- Test accuracy: mean ± standard deviation over seeds (number of seeds); difference: in "
-        "percentage points; seconds and epochs: training of one seed.",
-        "- Decode agreement: prototypes whose decoded picture the network puts into the "
-        "prototype's class. Cycle identity: prototypes whose decoded picture, encoded again, is "
-        "nearest to themselves. Reconstruction agreement: held-out images whose reconstruction "
-        "gets the same prediction. Independent agreement: prototypes whose decoded picture is put "
-        "into the prototype's class by a judge, a plain classifier that never saw a prototype or a "
-        "reconstruction; its ceiling: held-out images whose reconstruction gets the judge's "
-        "verdict of the image. Case agreement: prototypes whose nearest training case has the "
-        "prototype's class, by its label and in the judge's verdict. Purity@25: share of the 25 "
-        "nearest training cases of its class. "
-        "Coverage: classes with a prototype, in the worst seed.",
-        f"- Published: {source}. The paper itself reports {', '.join(numbers)} ({paper.source}).",
-        "- MLflow runs are those of the training; in a store refilled by `protodl sync` search "
-        "for `tags.trained_run_id = '<id>'`.",
+        f"Training time: {format_seconds(seconds)} for all rows and seeds together.",
+        f"Published: {load_published().port.source}. The paper itself reports "
+        f"{', '.join(numbers)} ({paper.source}).",
     ]
-    return "\n".join(lines)
 
 
 def _facts(rows: Sequence[ResultRow], name: str) -> str:
@@ -216,26 +276,37 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes} min" if minutes <= 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _section(row: ResultRow, experiment: Experiment, pictures: Path, cards: Path) -> str:
-    """Facts and pictures of one row."""
+def row_facts(row: ResultRow, experiment: Experiment) -> list[str]:
+    """What is to be known of a row beside its pictures, each thing in Markdown."""
     chosen = ", ".join(
         f"epoch {epoch} (seed {seed})"
         for epoch, seed in zip(row.selected_epochs, row.seeds, strict=True)
     )
-    lines = [
-        f"## {row.row}",
-        "",
-        f"- Test accuracy {_percent(row.test_accuracy_mean)} %, held-out "
+    return [
+        f"Test accuracy {_percent(row.test_accuracy_mean)} %, held-out "
         f"{_percent(row.validation_accuracy_mean)} %. Selected of {row.num_epochs} epochs: "
         f"{chosen}. MLflow run `{row.run_id}`.",
         *_projection(row),
         *_parameters(experiment.model_dump()),
-        f"- [Model card]({(cards / row.row).as_posix()}.md)",
     ]
+
+
+def _section(row: ResultRow, experiment: Experiment, pictures: Path, cards: Path) -> str:
+    """Facts and pictures of one row."""
+    card = f"[Model card]({(cards / row.row).as_posix()}.md)"
+    parts = [f"## {row.row}", _items([*row_facts(row, experiment), card])]
     folder = (pictures / row.row / "pictures").as_posix()
     for name, caption in PICTURES.items():
-        lines += ["", f"{caption}:", "", f"![{caption}]({folder}/{name}.png)"]
-    return "\n".join(lines)
+        parts += [f"{caption}:", f"![{caption}]({folder}/{name}.png)"]
+    return "\n\n".join(parts)
+
+
+def _items(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _projection(row: ResultRow) -> list[str]:
@@ -253,14 +324,14 @@ def _projection(row: ResultRow) -> list[str]:
         f"{words} {_percent(row.unprojected[name])} → {_percent(after)} %"
         for words, (name, after) in changes.items()
     ]
-    return [f"- Projected onto training cases: {', '.join(words)}."]
+    return [f"Projected onto training cases: {', '.join(words)}."]
 
 
 def _parameters(parameters: Mapping[str, Any]) -> list[str]:
-    """A line for each section of a row's parameters, and one for those outside of sections."""
+    """One for each section of a row's parameters, and one for those outside of sections."""
     sections = {key: value for key, value in parameters.items() if isinstance(value, Mapping)}
     plain = {key: value for key, value in parameters.items() if key not in sections}
-    return [f"- {name}: {_listed(values)}" for name, values in {"row": plain, **sections}.items()]
+    return [f"{name}: {_listed(values)}" for name, values in {"row": plain, **sections}.items()]
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -67,6 +67,8 @@ def evaluate_seed(options: argparse.Namespace, log: SeedLog, measures: Measures)
     save_reference(reference, options.references / f"seed-{log.seed}.pt")
     metrics, predictions, quality, judgement = measures.of(network, reference)
     metrics["validation_accuracy"] = _selected_accuracy(log)
+    metrics["prototype_limit"] = reference.prototype_limit
+    metrics["case_limit"] = reference.case_limit
     unprojected: dict[str, float] = {}
     if network.config.project:
         path = options.models / f"seed-{log.seed}-unprojected.pt"

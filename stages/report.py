@@ -1,4 +1,4 @@
-"""Stage report: the table of all rows as results.json and RESULTS.md, its picture, and MLflow."""
+"""Stage report: the table of all rows as JSON, as RESULTS.md and as one HTML page, and MLflow."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from protodl import figures
 from protodl.cards import model_card
 from protodl.config import ConfigError, Params, load_params
+from protodl.html import html_report
 from protodl.results import ResultRow, ResultsError, read_row, read_rows
 from protodl.sync import try_sync
 from protodl.tables import PICTURES, results_page, shortfall
@@ -29,6 +30,9 @@ def report(options: argparse.Namespace) -> None:
     write_cards(rows, params, options.rows, options.cards)
     write_text(results_page(rows, params, pictures, cards), options.markdown)
     figures.stack_reasons(overview_pictures(rows, options.rows), options.overview)
+    write_text(
+        html_report(rows, params, options.rows, options.overview, options.cards), options.html
+    )
     print(f"{options.markdown}: {len(rows)} rows. {shortfall(rows)}".rstrip(), flush=True)
     # The report is written before MLflow is touched, and stays as it is whatever happens there.
     try_sync(options.params, options.rows, options.models)
@@ -74,6 +78,7 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path, required=True, help="page to write")
     parser.add_argument("--cards", type=Path, required=True, help="folder for the model cards")
     parser.add_argument("--overview", type=Path, required=True, help="picture to write")
+    parser.add_argument("--html", type=Path, required=True, help="HTML page to write")
     try:
         report(parser.parse_args())
     except (ConfigError, ResultsError, OSError) as error:

@@ -69,7 +69,7 @@ def test_requirements_cover_pyproject() -> None:
 
 
 def test_every_package_that_is_imported_is_a_dependency() -> None:
-    modules = {"yaml": "pyyaml", "PIL": "pillow"}
+    modules = {"yaml": "pyyaml", "PIL": "pillow", "markdown_it": "markdown-it-py"}
     names = {Requirement(text).name for text in PROJECT["dependencies"]}
     imported = set()
     tops = ("protodl", "stages", "studies")

@@ -39,7 +39,13 @@ ACCURACIES = {
     "mnist-small-upconv": [0.9921, 0.992],
     "own": [0.7, 1 / 3],
 }
-OUTPUTS = ("RESULTS.md", "results/results.json", "results/overview.png", "results/cards/own.md")
+OUTPUTS = (
+    "RESULTS.md",
+    "results/results.json",
+    "results/overview.png",
+    "results/cards/own.md",
+    "report/index.html",
+)
 
 
 @pytest.fixture
@@ -67,8 +73,8 @@ def train(log: SeedLog) -> SeedLog:
 def run_stage(monkeypatch: pytest.MonkeyPatch) -> int:
     arguments = ["--params", "params.yaml", "--rows", "results/rows", "--models", "models"]
     arguments += ["--markdown", "RESULTS.md", "--results", "results/results.json"]
-    arguments += ["--cards", "results/cards"]
-    arguments += ["--overview", "results/overview.png"]
+    arguments += ["--cards", "results/cards", "--overview", "results/overview.png"]
+    arguments += ["--html", "report/index.html"]
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
     return report.main()
 
