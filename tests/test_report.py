@@ -373,9 +373,9 @@ def test_the_networks_on_this_machine_are_served(
 def aliases(name: str) -> dict[str, tuple[str, str]]:
     """Row and seed that each alias of a registered model stands for."""
     versions = client().search_model_versions(f"name = '{name}'")
-    found = {each.version: (each.tags["row"], each.tags["seed"]) for each in versions}
+    found = {str(each.version): (each.tags["row"], each.tags["seed"]) for each in versions}
     return {
-        alias: found[int(version)]
+        alias: found[str(version)]
         for alias, version in client().get_registered_model(name).aliases.items()
     }
 
