@@ -20,7 +20,8 @@ from protodl.config import ConfigError, ModelConfig
 from protodl.datasets import DATASETS, Split, load_split
 from protodl.explanation import ChangeNeeded, Explanation, Model, explain, load, smallest_change
 from protodl.gallery import choose_gallery
-from protodl.models import PrototypeNetwork
+from protodl.inputs import Input
+from protodl.models import NetworkOutput, PrototypeNetwork
 from protodl.reference import measure_reference
 from stages.prototypes import explain_gallery
 from tests.trained_project import ROOT, ROW, write_project
@@ -51,6 +52,7 @@ def untrained(brightest: int = 255, **config: object) -> Model:
     split = Split(images, torch.arange(60) % 10)
     train, held_out = split.select(torch.arange(40)), split.select(torch.arange(40, 60))
     network = PrototypeNetwork(ModelConfig(encoder_init="he", **config), 3, 32).eval()  # type: ignore[arg-type]
+    network.set_prototypes(train.images[: len(network.prototypes)] / 255)
     reference = measure_reference(network, train, held_out)
     return Model("colour", 0, DATASETS["cifar10"], network, reference, train)
 
@@ -59,7 +61,8 @@ def logits_of(model: Model, image: torch.Tensor) -> torch.Tensor:
     """(K,) by the network itself, all of it in float64."""
     network = copy.deepcopy(model.network).double()
     with torch.no_grad():
-        return network(image[None].double() / 255).logits[0]
+        output: NetworkOutput = network(image[None].double() / 255)
+    return output.logits[0]
 
 
 # --- true to the network ----------------------------------------------------------------------
@@ -208,7 +211,7 @@ def test_changes_that_are_impossible_are_not_offered(model: Model, test: Split) 
 
 def test_noise_is_out_of_distribution_and_held_out_images_are_not() -> None:
     torch.manual_seed(0)
-    model = untrained(brightest=40, prototype_init="uniform")
+    model = untrained(brightest=40)
     noise = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
     found = explain(model, noise)
     limits = found.out_of_distribution
@@ -239,7 +242,14 @@ def test_every_kind_of_input_gives_the_same_answer(
     Image.fromarray(image[0].numpy()).save(path)
     expected = explain(model, image)
     opened = Image.open(path)
-    given = [image.numpy(), image / 255, (image / 255).numpy(), opened, path, str(path)]
+    given: list[Input] = [
+        image.numpy(),
+        image / 255,
+        (image / 255).numpy(),
+        opened,
+        path,
+        str(path),
+    ]
     given.append(Image.merge("RGB", [opened] * 3))  # colour is made grey
     for each in given:
         assert explain(model, each) == dataclasses.replace(expected, name=explain(model, each).name)
@@ -337,9 +347,9 @@ def _inside(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> P
 def test_the_command_writes_a_sheet_and_json_for_each_image(
     inside: Path, test: Split, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for folder in ("one", "two"):
-        (inside / folder).mkdir()
-        Image.fromarray(test.images[1, 0].numpy()).resize((90, 60)).save(inside / folder / "a.png")
+    for name in ("one", "two"):
+        (inside / name).mkdir()
+        Image.fromarray(test.images[1, 0].numpy()).resize((90, 60)).save(inside / name / "a.png")
     Image.fromarray(255 - test.images[2, 0].numpy()).save(inside / "one" / "b.JPG")
     (inside / "one" / "notes.txt").write_text("not an image")
     assert main(["explain", ROW, "one", "two/a.png", "--test", "3"]) == 0

@@ -184,6 +184,9 @@ def test_repro_makes_table_models_curves_and_pictures(project: Project) -> None:
         pictures = {path.stem for path in (folder / "pictures").glob("*.png")}
         expected = {"samples", "prototypes", "curves", "weights", "confusion", "reasons"}
         assert pictures == expected
+        sheets = {path.stem for path in (folder / "explanations").glob("*.png")}
+        assert {"correct-1", "borderline-1", "borderline-2", "wrong-1"} <= sheets
+        assert sheets == {path.stem for path in (folder / "explanations").glob("*.json")}
         assert (project.folder / "models" / row / "seed-0.pt").is_file()
         log = SeedLog.read(folder / "training" / "seed-0.json")
         with (folder / "curves.csv").open() as file:
