@@ -906,7 +906,7 @@ class _Block:
             left = x + self.cell * int(column) + (self.cell - side) // 2
             page.image(picture, left, top, self.scale)
             if not agrees:
-                page.bar(left, top + side + 4, -side)
+                page.bar(left, top + side + 4, side, positive=False)
 
 
 # --- an explanation ---------------------------------------------------------------------------

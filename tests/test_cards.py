@@ -31,7 +31,10 @@ def card(
     files = read_row(CLOTHES, params, folder / "rows")
     mean = files.metrics.mean | measured
     summary = Metrics(
-        num_seeds=len(accuracies), mean=mean, std=dict.fromkeys(measured, 0.01) | files.metrics.std
+        num_seeds=len(accuracies),
+        mean=mean,
+        std=dict.fromkeys(measured, 0.01) | files.metrics.std,
+        unprojected={},
     )
     evaluations = [
         seed.model_copy(
