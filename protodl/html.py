@@ -15,15 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from protodl.config import Params
 from protodl.results import ResultRow, ResultsError
-from protodl.tables import (
-    PICTURES,
-    Column,
-    columns,
-    how_made,
-    protocol,
-    row_facts,
-    shortfall,
-)
+from protodl.tables import PICTURES, Column, columns, how_made, protocol, row_facts, shortfall
 
 OPEN = ("reasons", "prototypes", "samples")  # of PICTURES; the others unfold
 KINDS = {  # of explained test images, in the order of the page
