@@ -97,13 +97,16 @@ class Section:
     card: Markup | None
 
 
-def html_report(rows: Sequence[ResultRow], params: Params, folder: Path, overview: Path) -> str:
+def html_report(
+    rows: Sequence[ResultRow], params: Params, folder: Path, cards: Path, overview: Path
+) -> str:
     """The page.
 
     Args:
         rows: the table.
         params: params.yaml.
-        folder: results/rows; a row's explanations and its card.md are left out where missing.
+        folder: results/rows; a row's explanations are left out where there are none.
+        cards: folder of the model cards, <row>.md; those that are missing are left out.
         overview: the picture at the head of the page.
 
     Raises:
@@ -126,16 +129,19 @@ def html_report(rows: Sequence[ResultRow], params: Params, folder: Path, overvie
         columns=[(column.heading, _inline(column.meaning)) for column in shown],
         lines=[(row, [column.cell(row) for column in shown]) for row in rows],
         how=[_inline(fact) for fact in how_made(rows)],
-        sections=[_section(row, params, folder / row.row, shown) for row in rows],
+        sections=[
+            _section(row, params, folder / row.row, cards / f"{row.row}.md", shown) for row in rows
+        ],
     )
 
 
-def _section(row: ResultRow, params: Params, folder: Path, shown: Sequence[Column]) -> Section:
+def _section(
+    row: ResultRow, params: Params, folder: Path, card: Path, shown: Sequence[Column]
+) -> Section:
     pictures = {
         name: Picture.read(folder / "pictures" / f"{name}.png", f"{row.row}: {caption}", caption)
         for name, caption in PICTURES.items()
     }
-    card = folder / "card.md"
     return Section(
         row=row,
         figures=[(column.heading, column.cell(row)) for column in shown],

@@ -25,7 +25,9 @@ def report(options: argparse.Namespace) -> None:
     write_text(json.dumps(data, indent=1) + "\n", options.results)
     write_text(results_page(rows, params, folder), options.markdown)
     figures.stack_reasons(overview_pictures(rows, options.rows), options.overview)
-    write_text(html_report(rows, params, options.rows, options.overview), options.html)
+    write_text(
+        html_report(rows, params, options.rows, options.cards, options.overview), options.html
+    )
     print(f"{options.markdown}: {len(rows)} rows. {shortfall(rows)}".rstrip(), flush=True)
     # The report is written before MLflow is touched, and stays as it is whatever happens there.
     try_sync(options.params, options.rows, options.models)
@@ -62,6 +64,7 @@ def main() -> int:
     parser.add_argument("--models", type=Path, required=True, help="folder with <row>/seed-<s>.pt")
     parser.add_argument("--results", type=Path, required=True, help="JSON to write")
     parser.add_argument("--markdown", type=Path, required=True, help="page to write")
+    parser.add_argument("--cards", type=Path, required=True, help="folder with the model cards")
     parser.add_argument("--overview", type=Path, required=True, help="picture to write")
     parser.add_argument("--html", type=Path, required=True, help="HTML page to write")
     try:
