@@ -15,15 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from protodl.config import Params
 from protodl.results import ResultRow, ResultsError
-from protodl.tables import (
-    PICTURES,
-    Column,
-    columns,
-    how_made,
-    protocol,
-    row_facts,
-    shortfall,
-)
+from protodl.tables import PICTURES, Column, columns, how_made, protocol, row_facts, shortfall
 
 OPEN = ("reasons", "prototypes", "samples")  # of PICTURES; the others unfold
 KINDS = {  # of explained test images, in the order of the page
@@ -106,16 +98,16 @@ class Section:
 
 
 def html_report(
-    rows: Sequence[ResultRow], params: Params, folder: Path, overview: Path, cards: Path
+    rows: Sequence[ResultRow], params: Params, folder: Path, cards: Path, overview: Path
 ) -> str:
     """The page.
 
     Args:
         rows: the table.
         params: params.yaml.
-        folder: results/rows; explanations that a row lacks are left out.
+        folder: results/rows; a row's explanations are left out where there are none.
+        cards: folder of the model cards, <row>.md; those that are missing are left out.
         overview: the picture at the head of the page.
-        cards: folder with the model cards, <row>.md; one that is missing is left out.
 
     Raises:
         ResultsError: a file is not what its name says.
@@ -137,18 +129,19 @@ def html_report(
         columns=[(column.heading, _inline(column.meaning)) for column in shown],
         lines=[(row, [column.cell(row) for column in shown]) for row in rows],
         how=[_inline(fact) for fact in how_made(rows)],
-        sections=[_section(row, params, folder / row.row, cards, shown) for row in rows],
+        sections=[
+            _section(row, params, folder / row.row, cards / f"{row.row}.md", shown) for row in rows
+        ],
     )
 
 
 def _section(
-    row: ResultRow, params: Params, folder: Path, cards: Path, shown: Sequence[Column]
+    row: ResultRow, params: Params, folder: Path, card: Path, shown: Sequence[Column]
 ) -> Section:
     pictures = {
         name: Picture.read(folder / "pictures" / f"{name}.png", f"{row.row}: {caption}", caption)
         for name, caption in PICTURES.items()
     }
-    card = cards / f"{row.row}.md"
     return Section(
         row=row,
         figures=[(column.heading, column.cell(row)) for column in shown],

@@ -31,7 +31,7 @@ def report(options: argparse.Namespace) -> None:
     write_text(results_page(rows, params, pictures, cards), options.markdown)
     figures.stack_reasons(overview_pictures(rows, options.rows), options.overview)
     write_text(
-        html_report(rows, params, options.rows, options.overview, options.cards), options.html
+        html_report(rows, params, options.rows, options.cards, options.overview), options.html
     )
     print(f"{options.markdown}: {len(rows)} rows. {shortfall(rows)}".rstrip(), flush=True)
     # The report is written before MLflow is touched, and stays as it is whatever happens there.

@@ -31,6 +31,7 @@ def project(tmp_path: Path) -> Path:
     own = {"params.yaml": "a", "protodl/models.py": "old", "data/sample/mnist.gz": "sample"}
     own |= {".gitignore": "/models/\n/.venv/\n/data/mnist/\n", ".dvc/config": "[core]"}
     computed = {"dvc.lock": "", "RESULTS.md": "", "results/rows/a/metrics.json": "{}"}
+    computed |= {"report/index.html": "", "report/.gitignore": ""}
     computed |= {"models/a/seed-0.pt": "", ".venv/bin/python": "", "data/mnist/train.pt": ""}
     write(project, **own, **computed, **{".dvc/cache/files/md5/aa": "", "mlruns/0": ""})
     return project
@@ -57,7 +58,7 @@ def test_the_copy_is_the_work_tree(project: Path, tmp_path: Path) -> None:
 
     assert files_in(tmp_path / "copy") >= OWN | {"protodl/new.py"}
     assert (tmp_path / "copy" / "protodl" / "models.py").read_text() == "changed"
-    computed = {"dvc.lock", "RESULTS.md", "results", "models", ".venv", ".git", "mlruns"}
+    computed = {"dvc.lock", "RESULTS.md", "results", "report", "models", ".venv", ".git", "mlruns"}
     assert not computed & {path.name for path in (tmp_path / "copy").iterdir()}
 
 

@@ -49,7 +49,7 @@ def write_project(root: Path, source: str = "full") -> Params:
     Image.new("RGB", (40, 20), "red").save(root / "overview.png")
     first = root / "rows" / "mnist-small-deconv"
     (root / "cards").mkdir()
-    (root / "cards" / "mnist-small-deconv.md").write_text(CARD)
+    (root / "cards/mnist-small-deconv.md").write_text(CARD)
     for name, label, strange in [
         ("correct-1", "Coat", False),
         ("correct-2", None, True),
@@ -74,7 +74,7 @@ def write_explanation(folder: Path, name: str, label: str | None, strange: bool)
 
 def build(root: Path, params: Params) -> str:
     rows = read_rows(params, root / "rows")
-    return html_report(rows, params, root / "rows", root / "overview.png", root / "cards")
+    return html_report(rows, params, root / "rows", root / "cards", root / "overview.png")
 
 
 class Document(HTMLParser):

@@ -178,7 +178,8 @@ def test_repro_makes_table_models_curves_and_pictures(project: Project) -> None:
     rows = project.read("results/results.json")
     assert [row["row"] for row in rows] == ["grey", "colour"]
     assert all(0 <= row["test_accuracy_mean"] <= 1 for row in rows)
-    assert "not comparable" in (project.folder / "RESULTS.md").read_text().lower()
+    for page in ("RESULTS.md", "report/index.html"):
+        assert "not comparable" in (project.folder / page).read_text().lower()
     for row, prototypes in (("grey", 4), ("colour", 15)):
         folder = project.folder / "results" / "rows" / row
         pictures = {path.stem for path in (folder / "pictures").glob("*.png")}

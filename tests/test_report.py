@@ -73,8 +73,8 @@ def train(log: SeedLog) -> SeedLog:
 def run_stage(monkeypatch: pytest.MonkeyPatch) -> int:
     arguments = ["--params", "params.yaml", "--rows", "results/rows", "--models", "models"]
     arguments += ["--markdown", "RESULTS.md", "--results", "results/results.json"]
-    arguments += ["--cards", "results/cards", "--overview", "results/overview.png"]
-    arguments += ["--html", "report/index.html"]
+    arguments += ["--overview", "results/overview.png", "--html", "report/index.html"]
+    arguments += ["--cards", "results/cards"]
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
     return report.main()
 
