@@ -102,7 +102,7 @@ def test_the_port_is_its_preset_but_short_and_without_elastic_colour_images(data
     default, port = (STUDY.experiment(f"{dataset}-{name}") for name in ("default", "port"))
     whole = Experiment.model_validate({"dataset": dataset, "preset": "port"})
     before, after = flatten(whole.model_dump()), flatten(port.model_dump())
-    expected = {"epochs": "3"}
+    expected = {"epochs": "2"}
     if dataset == "cifar10":
         expected |= {"augment.elastic_alpha": "0.0", "model.num_prototypes": "50"}
     assert {key: value for key, value in after.items() if value != before[key]} == expected

@@ -13,9 +13,9 @@ import yaml
 from protodl.config import ConfigError, Params, load_params
 
 BASES = {"mnist": "mnist-small-deconv", "cifar10": "cifar10-small-deconv"}  # rows of the project
-EPOCHS = 3
+EPOCHS = 2
 SEEDS = [0]
-PROTOTYPES = (5, 10, 15, 25, 50)
+PROTOTYPES = (5, 15, 50)
 
 Changes = Mapping[str, Mapping[str, Any]]
 
