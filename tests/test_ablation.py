@@ -91,7 +91,7 @@ def test_a_variant_differs_in_what_its_name_says(row: str) -> None:
 
 
 def test_every_variant_is_there_for_each_data_set() -> None:
-    counts = {"mnist": {5, 10, 25, 50}, "cifar10": {5, 10, 15, 25}}  # and the default's own
+    counts = {"mnist": {5, 50}, "cifar10": {5, 15}}  # and the default's own
     expected = {f"{d}-{name}" for d in BASES for name in ["default", *CHANGES]}
     expected |= {f"{d}-{count}-prototypes" for d, some in counts.items() for count in some}
     assert set(STUDY.experiments) == expected
