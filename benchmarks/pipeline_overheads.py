@@ -75,7 +75,7 @@ def spread_row(folder: Path, row: str, params: Params) -> None:
     (folder / "params.yaml").write_text(demo_params(params), encoding="utf-8")
     for other in params.experiments:
         if other != row:
-            for parent in (folder / MODELS, folder / ROWS):
+            for parent in (folder / MODELS, folder / MODELS / "references", folder / ROWS):
                 shutil.copytree(parent / row, parent / other)
 
 
