@@ -64,6 +64,7 @@ def logging_share(seconds: float, root: Path, row: str) -> float | None:
 def prepare(bench: Bench, folder: Path, row: str) -> None:
     """Copy the project, with one row and with a store for MLflow, which is created only once."""
     copy_project(bench.root, folder)
+    shutil.rmtree(folder / "studies")  # pipelines of their own, of which nothing is computed here
     (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     one = bench.params.model_copy(update={"experiments": {row: bench.params.experiment(row)}})
     (folder / "params.yaml").write_text(demo_params(one), encoding="utf-8")
