@@ -14,7 +14,12 @@ from protodl.models import PrototypeNetwork
 from protodl.training import Trainer
 
 # Keys of the loss that the published work has no counterpart of, at the value that takes them out.
-OFF = {"prototype_classification": 0.0, "cycle": 0.0, "reconstruction_share": 1.0}
+OFF = {
+    "prototype_classification": 0.0,
+    "cycle": 0.0,
+    "diversity": 0.0,
+    "reconstruction_share": 1.0,
+}
 PROFILED_STEPS = 5
 TOP_OPERATORS = 6
 

@@ -96,7 +96,8 @@ class ModelConfig(Section):
     encoder_init: Literal["torch", "he"] = "torch"
     prototype_init: Literal["uniform", "xavier", "data"] = "data"
     train_prototypes: bool = True  # false: they stay where they began (a baseline)
-    project: bool = False  # onto training cases, after the training
+    # After the training, onto training cases; `partly`: until one of its own class is the nearest.
+    project: bool | Literal["partly"] = False
     head_init: Literal["uniform", "kaiming", "class"] = "class"
 
     @model_validator(mode="after")
@@ -120,6 +121,7 @@ class LossConfig(Section):
     reconstruction_share: float = Field(default=1.0, gt=0, le=1)  # of each batch that is decoded
     prototype_classification: NonNegativeFloat = 0.0
     cycle: NonNegativeFloat = 0.0
+    diversity: NonNegativeFloat = 0.0
     prototype_start: float = Field(default=0.2, ge=0, lt=1)  # share of training without these two
     prototype_share: float = Field(default=1.0, gt=0, le=1)  # of the prototypes that a step takes
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from protodl.config import LossConfig
 from protodl.datasets import Split, to_unit_interval
-from protodl.losses import TERM_NAMES, batch_terms, prototype_terms
+from protodl.losses import TERM_NAMES, batch_terms, diversity, prototype_terms
 from protodl.models import PrototypeNetwork
 
 EVALUATION_BATCH = 500
@@ -72,6 +72,7 @@ def evaluate(
         chosen = torch.arange(len(network.prototypes), device=device)
         found["reconstruction"] = reconstructed
         found |= {name: float(term) for name, term in prototype_terms(network, chosen).items()}
+        found["diversity"] = float(diversity(network.prototypes))
     return Evaluation(
         predictions=predicted,
         accuracy=accuracy(predicted, split.labels),

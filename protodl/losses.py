@@ -23,6 +23,7 @@ class LossTerms(NamedTuple):
     r2: Tensor
     prototype_classification: Tensor
     cycle: Tensor
+    diversity: Tensor
 
     def total(self, weights: LossConfig) -> Tensor:
         """The weighted sum Σ λ_t · term_t that training minimises."""
@@ -31,6 +32,7 @@ class LossTerms(NamedTuple):
 
 
 TERM_NAMES = LossTerms._fields
+SMALLEST_GAP = 1e-6  # between prototypes, where its logarithm is taken
 
 
 def batch_terms(
@@ -54,6 +56,7 @@ def batch_terms(
         r2=r2(output.distances),
         prototype_classification=zero,
         cycle=zero,
+        diversity=zero,
     )
 
 
@@ -116,3 +119,19 @@ def cycle(codes: Tensor, prototypes: Tensor) -> Tensor:
     """1/S Σ_p ‖encode(decode(p)) - p‖₂ of codes (S, D) and the prototypes (S, D) they come from."""
     difference = codes.to(prototypes.dtype) - prototypes
     return _NORMS["l2"](difference).mean()
+
+
+def diversity(prototypes: Tensor) -> Tensor:
+    """-1/P Σ_p log min_q≠p ‖p - q‖₂ of prototypes (P, D): no two may mean the same.
+
+    The entropy estimator of Kozachenko and Leonenko as a regularizer (Sablayrolles et al.,
+    "Spreading vectors for similarity search", ICLR 2019). It pushes the harder the nearer two
+    prototypes are, and is 0 for a single one.
+    """
+    if len(prototypes) < 2:
+        return prototypes.new_zeros(())
+    held = prototypes.detach()
+    distances = torch.cdist(held, held, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distances.fill_diagonal_(torch.inf).argmin(dim=1)
+    gaps = _NORMS["l2"](prototypes - prototypes[nearest])
+    return -gaps.clamp_min(SMALLEST_GAP).log().mean()

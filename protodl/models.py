@@ -319,19 +319,31 @@ class PrototypeNetwork(nn.Module):
             return logits
 
     @torch.no_grad()
-    def project_prototypes(self, codes: Tensor, labels: Tensor) -> Tensor:
+    def project_prototypes(self, codes: Tensor, labels: Tensor, partly: bool = False) -> Tensor:
         """Move each prototype onto the nearest code of its class; returns those cases (P,).
 
         Codes (N, D) of training cases and their labels (N,). Prototypes of a class without cases
-        move onto the nearest code of any class.
+        move onto the nearest code of any class. `partly`: only as far along the way, in steps of
+        5 %, as it takes for no code of another class to be nearer.
         """
-        distances = torch.cdist(self.prototypes, codes, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = self._exact_distances(codes)
         classes = prototype_classes(self.head.weight)
         own = labels == classes[:, None]
         foreign = ~own & own.any(dim=1, keepdim=True)
         cases = distances.masked_fill(foreign, torch.inf).argmin(dim=1)
-        self.prototypes.copy_(codes[cases])
+        start, goal = self.prototypes.clone(), codes[cases]
+        if not partly:
+            self.prototypes.copy_(goal)
+            return cases
+        for share in torch.linspace(0, 1, 21).tolist():
+            nearest = self._exact_distances(codes).argmin(dim=1)
+            astray = labels[nearest] != labels[cases]
+            self.prototypes[astray] = start.lerp(goal, share)[astray]
         return cases
+
+    def _exact_distances(self, codes: Tensor) -> Tensor:
+        """Distances (P, N) of the prototypes to codes (N, D), without the rounding of a product."""
+        return torch.cdist(self.prototypes, codes, compute_mode="donot_use_mm_for_euclid_dist")
 
     @torch.no_grad()
     def set_prototypes(self, images: Tensor) -> None:

@@ -21,7 +21,7 @@ from protodl.checkpoint import FORMAT, read, write_atomically
 from protodl.config import Experiment
 from protodl.datasets import DATASETS, Split, to_unit_interval
 from protodl.evaluation import batches, evaluate
-from protodl.losses import TERM_NAMES, LossTerms, batch_terms, prototype_terms
+from protodl.losses import TERM_NAMES, LossTerms, batch_terms, diversity, prototype_terms
 from protodl.models import PrototypeNetwork
 from protodl.optimizers import build_optimizers, learning_rate
 from protodl.records import EpochRecord
@@ -231,6 +231,8 @@ class Trainer:
         count = max(1, round(weights.reconstruction_share * len(images)))
         output = self.network(images, decode=count if weights.reconstruction else 0)
         terms = batch_terms(output, images, labels, weights.reconstruction_norm)
+        if weights.diversity:
+            terms = terms._replace(diversity=diversity(self.network.prototypes))
         if not judges:
             return terms, output.logits
         total = len(self.network.prototypes)
@@ -306,7 +308,8 @@ def fit(
 
 @torch.inference_mode()
 def project(network: PrototypeNetwork, train: Split) -> Tensor:
-    """Move each prototype onto the nearest training case of its class; returns the cases (P,)."""
+    """Move prototypes as `model.project` says; returns the cases (P,) that they moved towards."""
     device = network.prototypes.device
     codes = torch.cat([network.encode(images) for images, _ in batches(train, device)])
-    return network.project_prototypes(codes, train.labels.to(device))
+    partly = network.config.project == "partly"
+    return network.project_prototypes(codes, train.labels.to(device), partly)

@@ -37,12 +37,14 @@ STUDY = load_params(FOLDER / "params.yaml")
 PROJECT = load_params(ROOT / "params.yaml")
 PLAIN = {
     "model.distance": "none",
+    "model.project": "False",
     "model.prototype_init": "xavier",
     "model.head_init": "kaiming",
     "loss.r1": "0.0",
     "loss.r2": "0.0",
     "loss.prototype_classification": "0.0",
     "loss.cycle": "0.0",
+    "loss.diversity": "0.0",
 }
 CHANGES: dict[str, dict[str, str]] = {
     "no-r1": {"loss.r1": "0.0"},
@@ -50,9 +52,19 @@ CHANGES: dict[str, dict[str, str]] = {
     "no-r1-r2": {"loss.r1": "0.0", "loss.r2": "0.0"},
     "no-prototype-class": {"loss.prototype_classification": "0.0"},
     "no-cycle": {"loss.cycle": "0.0"},
-    "no-prototype-terms": {"loss.prototype_classification": "0.0", "loss.cycle": "0.0"},
+    "no-diversity": {"loss.diversity": "0.0"},
+    "no-prototype-terms": {
+        "loss.prototype_classification": "0.0",
+        "loss.cycle": "0.0",
+        "loss.diversity": "0.0",
+    },
     "projected": {"model.project": "True"},
-    "random-prototypes": {"model.train_prototypes": "False", "model.prototype_init": "uniform"},
+    "not-projected": {"model.project": "False"},
+    "random-prototypes": {
+        "model.train_prototypes": "False",
+        "model.prototype_init": "uniform",
+        "model.project": "False",
+    },
     "plain-layer": PLAIN,
     "plain-cnn": {**PLAIN, "loss.reconstruction": "0.0"},
     "port": {"preset": "port"},

@@ -7,7 +7,7 @@ from protodl import evaluation
 from protodl.config import LossConfig, ModelConfig
 from protodl.datasets import Split, to_unit_interval
 from protodl.evaluation import accuracy, confusion_matrix, evaluate
-from protodl.losses import batch_terms, prototype_terms
+from protodl.losses import batch_terms, diversity, prototype_terms
 from protodl.models import PrototypeNetwork
 
 
@@ -22,12 +22,13 @@ def test_a_short_last_batch_weighs_what_it_holds(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = PrototypeNetwork(ModelConfig(), 1, 28)
-    weights = LossConfig(cycle=2.0, prototype_classification=3.0)
+    weights = LossConfig(cycle=2.0, prototype_classification=3.0, diversity=4.0)
     images = to_unit_interval(split.images)
     with torch.inference_mode():
         output = network(images)
         terms = batch_terms(output, images, split.labels, "l2")
         terms = terms._replace(**prototype_terms(network, torch.arange(15)))
+        terms = terms._replace(diversity=diversity(network.prototypes))
     for size in (37, 36, 10):
         monkeypatch.setattr(evaluation, "EVALUATION_BATCH", size)
         result = evaluate(network, split, weights, torch.device("cpu"))

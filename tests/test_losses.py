@@ -1,5 +1,7 @@
 """Loss terms against numbers worked out by hand, and the published variants by name."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from protodl.losses import (
     batch_terms,
     classification,
     cycle,
+    diversity,
     prototype_terms,
     r1,
     r2,
@@ -53,11 +56,17 @@ def test_no_softmax_stands_before_the_cross_entropy() -> None:
 
 
 def test_total_is_the_weighted_sum_of_the_terms() -> None:
-    terms = LossTerms(*(torch.tensor(value) for value in (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)))
+    terms = LossTerms(*(torch.tensor(value) for value in (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)))
     weights = LossConfig(
-        classification=2, reconstruction=3, r1=4, r2=5, prototype_classification=6, cycle=7
+        classification=2,
+        reconstruction=3,
+        r1=4,
+        r2=5,
+        prototype_classification=6,
+        cycle=7,
+        diversity=8,
     )
-    assert terms.total(weights) == 765432
+    assert terms.total(weights) == 8765432
     assert set(TERM_NAMES) < set(LossConfig.model_fields)
 
 
@@ -69,7 +78,7 @@ def test_terms_of_a_batch() -> None:
     assert terms.reconstruction == pytest.approx(16 * 0.25)
     assert terms.classification == pytest.approx(float(F.cross_entropy(logits, labels)))
     assert (terms.r1, terms.r2) == (r1(DISTANCES), r2(DISTANCES))
-    assert terms.prototype_classification == terms.cycle == 0
+    assert terms.prototype_classification == terms.cycle == terms.diversity == 0
 
 
 def test_only_decoded_images_count_in_the_reconstruction_term() -> None:
@@ -104,3 +113,31 @@ def test_prototype_terms_judge_the_decoded_prototypes() -> None:
     moved = network.prototypes.grad
     assert moved is not None
     assert moved[chosen].abs().sum(1).gt(0).all()
+
+
+def test_diversity_is_the_mean_log_distance_to_the_nearest_other_prototype() -> None:
+    prototypes = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 6.0]])
+    expected = -(math.log(5) + math.log(2) + math.log(2)) / 3
+    assert diversity(prototypes) == pytest.approx(expected)
+    assert diversity(prototypes[:1]) == 0
+
+
+def test_diversity_drives_prototypes_apart_the_more_the_nearer_they_are() -> None:
+    slopes = []
+    for gap in (0.01, 0.1):
+        prototypes = torch.tensor([[0.0, 0.0], [gap, 0.0]], requires_grad=True)
+        diversity(prototypes).backward()
+        assert prototypes.grad is not None
+        left, right = prototypes.grad[:, 0].tolist()
+        assert left > 0 > right  # descent moves them away from each other
+        slopes.append(left)
+    assert slopes[0] == pytest.approx(10 * slopes[1])
+
+
+def test_diversity_of_equal_prototypes_is_finite() -> None:
+    prototypes = torch.ones(3, 4, requires_grad=True)
+    term = diversity(prototypes)
+    term.backward()
+    assert term.isfinite()
+    assert prototypes.grad is not None
+    assert prototypes.grad.isfinite().all()

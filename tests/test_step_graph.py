@@ -38,7 +38,9 @@ def test_recorded_steps_train_as_eager_ones_do(optimizer: str) -> None:
     experiment = Experiment(
         dataset="mnist",
         augment=AugmentConfig(elastic_alpha=20, shift=1, flip=True),
-        loss=LossConfig(cycle=1.0, prototype_classification=1.0, prototype_start=0.5),
+        loss=LossConfig(
+            cycle=1.0, prototype_classification=1.0, diversity=0.1, prototype_start=0.5
+        ),
         optimizer=OptimizerConfig.model_validate({"name": optimizer, "averaging": 0.9}),
         epochs=4,
         batch_size=30,

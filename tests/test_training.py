@@ -172,6 +172,7 @@ def test_shuffle_momentum_averaging_and_clipping_are_used(tmp_path: Path) -> Non
         "reconstruction share": {"loss": {"reconstruction_share": 0.5}},
         "cycle": {"loss": {"cycle": 1.0}},
         "prototype classification": {"loss": {"prototype_classification": 1.0}},
+        "diversity": {"loss": {"diversity": 1.0}},
     }
     reference = fit(trainer(Experiment.model_validate(base)), tmp_path / "base.pt", 1)
     for name, change in changes.items():
@@ -263,6 +264,30 @@ def test_prototypes_are_projected_onto_the_nearest_codes_of_their_class(tmp_path
     again = result.network.prototypes.clone()
     project(result.network, TRAIN)
     assert torch.equal(again, result.network.prototypes)
+
+
+def test_partly_projected_prototypes_go_until_a_case_of_their_class_is_the_nearest() -> None:
+    network = PrototypeNetwork(ModelConfig(num_prototypes=2, head_init="class"), 1, 28)
+    start = torch.stack([torch.full((40,), 1.0), torch.full((40,), 5.0)])
+    with torch.no_grad():
+        network.prototypes.copy_(start)
+    codes = torch.stack([torch.full((40,), v) for v in (0.0, 1.45, 5.1)])
+    labels = torch.tensor([0, 1, 1])  # for prototype 0, a case of class 1 is nearer than its own
+    assert network.project_prototypes(codes, labels, partly=True).tolist() == [0, 2]
+    # The two cases are as near at 0.725; the first step of 5 % beyond that:
+    torch.testing.assert_close(network.prototypes[0], torch.full((40,), 0.7))
+    assert torch.equal(network.prototypes[1], start[1])
+
+
+def test_the_partly_projected_network_is_kept_beside_the_one_before(tmp_path: Path) -> None:
+    model = EXPERIMENT.model.model_copy(update={"project": "partly"})
+    result = fit(trainer(EXPERIMENT.model_copy(update={"model": model})), tmp_path / "t.pt", 1)
+    assert result.unprojected is not None
+    with torch.inference_mode():
+        codes = result.network.encode(TRAIN.images / 255)
+        nearest = torch.cdist(result.network.prototypes, codes).argmin(dim=1)
+    classes = result.network.head.weight.argmin(dim=0)
+    assert torch.equal(TRAIN.labels[nearest], classes)
 
 
 def test_a_prototype_of_a_class_without_cases_goes_to_the_nearest_code_of_all() -> None:

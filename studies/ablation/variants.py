@@ -20,8 +20,13 @@ PROTOTYPES = (5, 15, 50)
 Changes = Mapping[str, Mapping[str, Any]]
 
 PLAIN: Changes = {  # a fully connected layer in place of the prototypes, begun as such layers are
-    "model": {"distance": "none", "prototype_init": "xavier", "head_init": "kaiming"},
-    "loss": {"r1": 0.0, "r2": 0.0, "prototype_classification": 0.0, "cycle": 0.0},
+    "model": {
+        "distance": "none",
+        "project": False,
+        "prototype_init": "xavier",
+        "head_init": "kaiming",
+    },
+    "loss": dict.fromkeys(("r1", "r2", "prototype_classification", "cycle", "diversity"), 0.0),
 }
 VARIANTS: Mapping[str, Changes] = {
     "default": {},
@@ -30,9 +35,15 @@ VARIANTS: Mapping[str, Changes] = {
     "no-r1-r2": {"loss": {"r1": 0.0, "r2": 0.0}},
     "no-prototype-class": {"loss": {"prototype_classification": 0.0}},
     "no-cycle": {"loss": {"cycle": 0.0}},
-    "no-prototype-terms": {"loss": {"prototype_classification": 0.0, "cycle": 0.0}},
+    "no-diversity": {"loss": {"diversity": 0.0}},
+    "no-prototype-terms": {
+        "loss": {"prototype_classification": 0.0, "cycle": 0.0, "diversity": 0.0}
+    },
     "projected": {"model": {"project": True}},
-    "random-prototypes": {"model": {"train_prototypes": False, "prototype_init": "uniform"}},
+    "not-projected": {"model": {"project": False}},
+    "random-prototypes": {
+        "model": {"train_prototypes": False, "prototype_init": "uniform", "project": False}
+    },
     "plain-layer": PLAIN,
     "plain-cnn": {**PLAIN, "loss": {**PLAIN["loss"], "reconstruction": 0.0}},
     **{f"{count}-prototypes": {"model": {"num_prototypes": count}} for count in PROTOTYPES},
