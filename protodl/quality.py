@@ -211,12 +211,9 @@ def manifold_ratio(prototypes: Tensor, codes: Tensor, cases: int) -> Tensor:
 
     Distance to the nearest code, over the median distance of the first `cases` codes to theirs.
     """
-    nearest = _distances(prototypes, codes).amin(dim=1)
-    usual = [
-        _distances(part, codes).topk(2, largest=False).values[:, 1]  # the first is itself
-        for part in codes[:cases].split(100)
-    ]
-    return nearest / torch.cat(usual).median().clamp(min=torch.finfo(codes.dtype).tiny)
+    nearest = nearest_cases(prototypes, codes, 1)[1][:, 0]
+    usual = nearest_cases(codes[:cases], codes, 2)[1][:, 1]  # the first is itself
+    return nearest / usual.median().clamp(min=torch.finfo(codes.dtype).tiny)
 
 
 def _distances(left: Tensor, right: Tensor) -> Tensor:
@@ -242,7 +239,5 @@ def purity(
         labels: (N,) their classes.
         neighbours: how many of the nearest cases count (all of them where N is smaller).
     """
-    nearest = (
-        _distances(prototypes, codes).topk(min(neighbours, len(codes)), largest=False).indices
-    )  # (P, neighbours)
+    nearest = nearest_cases(prototypes, codes, neighbours)[0]  # (P, neighbours)
     return (labels[nearest] == classes[:, None]).double().mean(dim=1)

@@ -41,11 +41,13 @@ class Measures:
     device: torch.device
 
     def of(self, network: PrototypeNetwork, reference: Reference) -> "Measured":
-        """Measure a network: accuracy on the test split, quality on the others."""
+        """Measure a network: accuracy on test and held-out images, quality on the others."""
         result = evaluate(network, self.test, self.loss, self.device)
+        validation = evaluate(network, self.held_out, self.loss, self.device, decode=False)
         quality = measure_quality(network, reference)
         judgement = measure_judgement(network, self.judge, reference, self.train, self.held_out)
         metrics = {f"test_{name}": value for name, value in result.as_metrics().items()}
+        metrics["validation_accuracy"] = validation.accuracy
         metrics |= quality.as_metrics() | judgement.as_metrics()
         metrics |= measure_explanations(network, self.held_out)
         return Measured(metrics, result.predictions, quality, judgement)
@@ -66,15 +68,13 @@ def evaluate_seed(options: argparse.Namespace, log: SeedLog, measures: Measures)
     reference = measure_reference(network, measures.train, measures.held_out)
     save_reference(reference, options.references / f"seed-{log.seed}.pt")
     metrics, predictions, quality, judgement = measures.of(network, reference)
-    metrics["validation_accuracy"] = _selected_accuracy(log)
     metrics["prototype_limit"] = reference.prototype_limit
     metrics["case_limit"] = reference.case_limit
     unprojected: dict[str, float] = {}
     if network.config.project:
         path = options.models / f"seed-{log.seed}-unprojected.pt"
         before = load_network(path).to(measures.device)
-        its_own = measure_reference(before, measures.train, measures.held_out)
-        unprojected = measures.of(before, its_own).metrics
+        unprojected = measures.of(before, reference).metrics  # its codes are the same
     metrics |= {"train_seconds": log.train_seconds, "num_epochs": log.num_epochs}
     return {
         "row": log.row,
@@ -97,10 +97,6 @@ def evaluate_seed(options: argparse.Namespace, log: SeedLog, measures: Measures)
             "case_judged_class": judgement.case_verdicts.tolist(),
         },
     }
-
-
-def _selected_accuracy(log: SeedLog) -> float:
-    return log.history[log.selected_epoch - 1].validation["accuracy"]
 
 
 def _rounded(values: torch.Tensor) -> list[float]:
