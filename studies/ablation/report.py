@@ -30,6 +30,7 @@ COLUMNS = {  # measured name: heading, format, factor
     "reconstruction_agreement": ("reconstruction agreement", "{:.0f} %", 100),
     "purity25": ("purity@25", "{:.2f}", 1),
     "manifold_ratio": ("on-manifold ratio", "{:.2f}", 1),
+    "duplicates": ("duplicates", "{:.3g}", 1),
     "coverage": ("coverage", "{:.3g}", 1),
     "keep_1_accuracy": ("one prototype (%)", "{:.2f}", 100),
 }
@@ -124,7 +125,8 @@ by its label and in that judge's verdict. Cycle identity: prototypes whose decod
 encoded again, is nearest to themselves. Reconstruction agreement: held-out images whose \
 reconstruction gets the same prediction. Purity@25: share of the 25 nearest training cases that \
 have the prototype's class. On-manifold ratio: distance to the nearest training case over the \
-usual one among training cases. Coverage: classes that have a prototype. One prototype: accuracy \
+usual one among training cases. Duplicates: pairs of prototypes of one class that nearly coincide. \
+Coverage: classes that have a prototype. One prototype: accuracy \
 when only the largest contribution counts. {dash}: there are no prototypes to measure."""
 
 
