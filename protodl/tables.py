@@ -324,7 +324,7 @@ def _projection(row: ResultRow) -> list[str]:
         f"{words} {_percent(row.unprojected[name])} → {_percent(after)} %"
         for words, (name, after) in changes.items()
     ]
-    return [f"Projected onto training cases: {', '.join(words)}."]
+    return [f"Prototypes moved towards training cases (model.project): {', '.join(words)}."]
 
 
 def _parameters(parameters: Mapping[str, Any]) -> list[str]:
