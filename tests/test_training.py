@@ -293,7 +293,8 @@ def test_the_partly_projected_network_is_kept_beside_the_one_before(tmp_path: Pa
         )
     assert right_then.all()
     assert right.any()
-    assert torch.equal(result.network.prototypes[right], before.prototypes[right])
+    kept = (result.network.prototypes == before.prototypes).all(dim=1)
+    assert kept[right].all()  # only those that needed it were moved
 
 
 def test_a_prototype_of_a_class_without_cases_goes_to_the_nearest_code_of_all() -> None:
