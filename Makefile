@@ -23,7 +23,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 # The machine's uv where there is one that works, else the one that the rule below puts into .venv.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
 
-.PHONY: help demo test check repro ablation bench ui table sync lock clean
+.PHONY: help demo test check repro ablation price bench ui table sync lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -40,13 +40,16 @@ check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 	mypy
 	lint-imports
 	protodl check
-	dvc stage list dvc.yaml studies/ablation/dvc.yaml >/dev/null
+	dvc stage list dvc.yaml studies/*/dvc.yaml >/dev/null
 
 repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv for one row, JOBS=2 side by side
 	protodl run $(ROW) $(if $(JOBS),-j $(JOBS))
 
 ablation: $(INSTALLED) ## what each part of the recipe does, in 32 short trainings; JOBS=2 side by side
-	python -m studies.ablation.run $(if $(JOBS),-j $(JOBS))
+	python -m studies.run ablation $(if $(JOBS),-j $(JOBS))
+
+price: $(INSTALLED) ## what the explanations cost in accuracy: the whole table again without; JOBS=2 side by side
+	python -m studies.run price $(if $(JOBS),-j $(JOBS))
 
 bench: $(INSTALLED) ## measure the speed beside the port's way of training; the machine should be idle
 	python -m benchmarks.run

@@ -87,6 +87,7 @@ def evaluation(log: SeedLog, accuracy: float, coverage: int = 10) -> dict[str, A
             "independent_reconstruction_agreement": 0.75,
             "case_agreement": 11 / 15,
             "purity25": 0.1 + 0.2,
+            "duplicates": 0,
             "coverage": coverage,
             "train_seconds": log.train_seconds,
             "num_epochs": log.num_epochs,

@@ -1,9 +1,8 @@
-"""The ablation study: its variants, its pipeline, and its report, made from real networks."""
+"""The ablation study: its variants, and its report, made from real networks."""
 
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,18 @@ from PIL import Image
 
 from protodl import figures
 from protodl.checkpoint import save_network
-from protodl.config import ConfigError, Experiment, Params, TrainingConfig, load_params
+from protodl.config import Experiment, Params, TrainingConfig, load_params
 from protodl.datasets import Split, hold_out, load_split
 from protodl.download import download
 from protodl.judge import Judge
 from protodl.models import PrototypeNetwork
-from protodl.pipeline import ROWS
 from protodl.results import flatten
 from protodl.runtime import resolve_runtime
 from protodl.training import Trainer, build_network, fit
-from studies.ablation import report, run
+from studies.ablation import report
 from studies.ablation.measure import measure
 from studies.ablation.variants import BASES, params_text
 from tests.row_files import training
-from tests.test_pipeline import Project, closure
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "studies" / "ablation"
@@ -152,116 +149,6 @@ def test_an_unusual_variant_can_be_trained(dataset: str, name: str, tmp_path: Pa
     assert ("prototypes" in same) == (name == "random-prototypes")
     assert ("decoder.layers.0.weight" in same) == (name == "plain-cnn")
     assert not {"encoder.layers.0.weight", "head.weight"} & same
-
-
-# --- the pipeline -----------------------------------------------------------------------------
-
-
-def stages() -> dict[str, dict[str, Any]]:
-    found = yaml.safe_load((FOLDER / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    return {name: stage.get("do", stage) for name, stage in found.items()}
-
-
-@pytest.mark.parametrize("stage", list(stages()))
-def test_deps_of_a_stage_are_exactly_the_modules_it_runs(stage: str) -> None:
-    (module,) = re.findall(r"python -m ([\w.]+)", stages()[stage]["cmd"])
-    listed = {dep for dep in stages()[stage]["deps"] if dep.endswith(".py")}
-    assert listed == closure(f"{module.replace('.', '/')}.py")
-
-
-def test_a_training_depends_on_what_the_projects_depend_on() -> None:
-    project = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"][
-        "do"
-    ]
-    deps = [dep.replace("data/params.ok", "studies/ablation/params.ok") for dep in project["deps"]]
-    assert stages()["train"]["deps"] == deps
-
-
-def test_no_stage_reads_the_test_split() -> None:
-    for stage in stages().values():
-        read = [dep for dep in stage["deps"] if dep.startswith("data/")]
-        assert all(dep.endswith("/train.pt") for dep in read)
-        assert "test.pt" not in stage["cmd"]
-
-
-def test_variants_are_looked_for_where_dvc_puts_them() -> None:
-    rows = f"studies/ablation/{ROWS}/${{key}}"
-    assert f"{rows}/training" in stages()["train"]["outs"]
-    assert f"{rows}/metrics.json" in stages()["measure"]["outs"]
-    text = (FOLDER / "dvc.yaml").read_text(encoding="utf-8")
-    of_rows = {name for name, stage in yaml.safe_load(text)["stages"].items() if "foreach" in stage}
-    assert of_rows == set(run.ROW_STAGES)
-
-
-PARAMS = """
-seeds: [0]
-data: {source: sample}
-training: {validation_size: 400}
-judge: {epochs: 1}
-experiments: {grey: {dataset: mnist}}
-"""
-
-
-class Study(Project):
-    """A copy of the project with a study of one variant on the sample."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.write_params(PARAMS)
-        ignored = shutil.ignore_patterns("__pycache__", "models", "results", "*.lock", "params.ok")
-        shutil.copytree(ROOT / "studies", folder / "studies", ignore=ignored)
-        data = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
-        data["data"]["source"] = "sample"
-        data["training"]["validation_size"] = 400
-        row = {**data["experiments"]["mnist-default"], "epochs": 1}
-        data["experiments"] = {"mnist-default": row}
-        path = folder / "studies" / "ablation" / "params.yaml"
-        path.write_text(yaml.safe_dump(data, sort_keys=False))
-        self.commit()
-
-
-def test_the_study_runs_on_the_sample(tmp_path: Path, migrated_database: Path) -> None:
-    study = Study(tmp_path)
-    shutil.copy(migrated_database, tmp_path / "mlflow.db")
-    done = study.run("studies.ablation.run", "-j", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "held-out accuracy" in done.stdout
-    folder = tmp_path / "studies" / "ablation"
-    text = (folder / "ABLATION.md").read_text()
-    assert "NOT comparable" in text
-    assert len(re.findall(r"^\| mnist-", text, re.MULTILINE)) == 1
-    assert (folder / "ablation.png").is_file()
-    assert not (tmp_path / "results" / "rows").exists()  # the project's rows were left alone
-    assert experiments_in(tmp_path / "mlflow.db") >= {"protodl-ablation"}
-    again = study.run("studies.ablation.run")
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "no training has changed (1 rows)" in again.stdout
-    assert "Running stage" not in again.stdout
-    study.git("add", "-A")
-    tracked = subprocess.run(
-        ["git", "ls-files", "studies"], cwd=tmp_path, capture_output=True, text=True, check=True
-    ).stdout
-    assert "ABLATION.md" in tracked
-    assert "seed-0" not in tracked
-
-
-def test_a_wrong_params_file_stops_the_study_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = "seeds: [0]\nexperiments: {mnist-a: {dataset: mnist, epoch: 3}}\n"
-    (tmp_path / "params.yaml").write_text(text)
-    monkeypatch.setattr(run, "FOLDER", tmp_path)
-    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
-        run.run_study(1)
-
-
-def experiments_in(database: Path) -> set[str]:
-    import sqlite3
-
-    connection = sqlite3.connect(database)
-    names = {name for (name,) in connection.execute("SELECT name FROM experiments")}
-    connection.close()
-    return names
 
 
 # --- measuring and reporting ------------------------------------------------------------------

@@ -21,6 +21,7 @@ TARGETS = {
     "check",
     "repro",
     "ablation",
+    "price",
     "bench",
     "ui",
     "table",

@@ -1,6 +1,6 @@
-"""The whole study: data and judges from the project's pipeline, then the variants, side by side.
+"""A whole study: data and judges from the project's pipeline, then its own, rows side by side.
 
-`make ablation JOBS=2`, or `python -m studies.ablation.run --jobs 2` in the project's folder.
+`make ablation JOBS=2`, or `python -m studies.run ablation --jobs 2` in the project's folder.
 """
 
 import argparse
@@ -13,32 +13,34 @@ from protodl.runtime import project_root
 from protodl.workers import Stopped
 
 FOLDER = Path(__file__).parent
+STUDIES = ("ablation", "price")
 ROW_STAGES = ("train", "measure")
 
 
-def run_study(workers: int) -> None:
-    """Bring every variant and the study's table up to date.
+def run_study(folder: Path, workers: int) -> None:
+    """Bring every row of a study and its page up to date.
 
     Raises:
         ConfigError: the study's params.yaml is wrong; nothing was started.
         PipelineError, protodl.workers.Stopped: as protodl.pipeline.run_pipeline.
     """
-    params = load_params(FOLDER / "params.yaml")
+    params = load_params(folder / "params.yaml")
     datasets = dict.fromkeys(row.dataset for row in params.experiments.values())
     reproduce(project_root(), [f"{stage}@{name}" for stage in DATA_STAGES for name in datasets])
-    run_pipeline(FOLDER, [], workers, ROW_STAGES)
+    run_pipeline(folder, [], workers, ROW_STAGES)
 
 
 def main() -> int:
     """Run the study; a stop by signal has the shell's status, 128 + signal."""
-    parser = argparse.ArgumentParser(prog="python -m studies.ablation.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m studies.run", description=__doc__)
+    parser.add_argument("study", choices=STUDIES, help="which one")
     parser.add_argument(
         "-j", "--jobs", type=int, choices=range(1, 65), default=1, metavar="N",
-        help="variants side by side",
+        help="rows side by side",
     )  # fmt: skip
     options = parser.parse_args()
     try:
-        run_study(options.jobs)
+        run_study(FOLDER / options.study, options.jobs)
     except (ConfigError, PipelineError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

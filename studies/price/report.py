@@ -1,0 +1,241 @@
+"""Stage report: accuracy and quality of the table's rows, with and without what explains them."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, variance
+
+from tabulate import tabulate
+
+from protodl.config import ConfigError, load_params
+from protodl.records import SeedLog
+from protodl.results import ResultsError, read_row
+from protodl.tables import SAMPLE_HEADING, format_seconds
+
+QUALITY = {  # measured name: heading, format, factor
+    "decode_agreement": ("decode agreement (%)", "{:.0f}", 100),
+    "cycle_identity": ("cycle identity (%)", "{:.0f}", 100),
+    "independent_agreement": ("independent agreement (%)", "{:.0f}", 100),
+    "case_agreement": ("case agreement (%)", "{:.0f}", 100),
+    "purity25": ("purity@25", "{:.2f}", 1),
+    "duplicates": ("duplicates", "{:.3g}", 1),
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """A row, with or without: held-out accuracy of each seed, quality as means over them."""
+
+    accuracies: list[float]  # shares
+    quality: dict[str, float]
+    logs: list[SeedLog]
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the seeds."""
+        return fmean(self.accuracies)
+
+    @property
+    def squared_error(self) -> float:
+        """Squared standard error of the mean; unknown (nan) with a single seed."""
+        count = len(self.accuracies)
+        return variance(self.accuracies) / count if count > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row of the table with what was added for its explanations, and without."""
+
+    row: str
+    with_: Side
+    without: Side
+
+    @property
+    def difference(self) -> float:
+        """Mean accuracy with, less that without: negative where the explanations cost some."""
+        return self.with_.accuracy - self.without.accuracy
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the difference of two means over seeds."""
+        return math.sqrt(self.with_.squared_error + self.without.squared_error)
+
+
+def read_pairs(params: Path, project: Path, without: Path, rows: Path) -> list[Pair]:
+    """Every row of the study with what was measured on both sides.
+
+    Raises:
+        ConfigError: a params.yaml is wrong.
+        ResultsError: the table's rows are not the results of the project's parameters.
+        OSError, ValueError: a file is missing or damaged.
+    """
+    ours, theirs = load_params(project), load_params(params)
+    pairs = []
+    for row in theirs.experiments:
+        table = read_row(row, ours, rows)
+        accuracies = [seed.metrics["validation_accuracy"] for seed in table.evaluations]
+        logs = [
+            SeedLog.read(without / row / "training" / f"seed-{seed}.json") for seed in theirs.seeds
+        ]
+        metrics = json.loads((without / row / "metrics.json").read_text(encoding="utf-8"))["mean"]
+        plain = Side([selected(log) for log in logs], metrics, logs)
+        pairs.append(Pair(row, Side(accuracies, dict(table.metrics.mean), table.logs), plain))
+    return pairs
+
+
+def selected(log: SeedLog) -> float:
+    """Held-out accuracy of the epoch that was kept; nothing changed the network after it."""
+    return log.history[log.selected_epoch - 1].validation["accuracy"]
+
+
+def overall(pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Mean of the rows' differences and its standard error, both shares."""
+    error = math.sqrt(sum(pair.standard_error**2 for pair in pairs)) / len(pairs)
+    return fmean(pair.difference for pair in pairs), error
+
+
+INTRODUCTION = """\
+Each row of the table is compared with the same training without what was added to the published \
+method for the sake of its explanations: the classification of decoded prototypes, the cycle \
+term and the diversity term have weight 0 (`loss.prototype_classification`, `.cycle`, \
+`.diversity`), and no prototype is moved afterwards (`model.project: false`). All else is the \
+same, seeds, epochs and held-out images included. Accuracy is that of the {held_out:,} held-out \
+training images, which also chose the epoch on both sides; the test split was not read."""
+READING = """\
+- Difference: mean accuracy with, less without, over seeds {seeds}, in percentage points; ± its \
+standard error, from the spread over the seeds of both sides.
+- Quality: with → without. What each figure means stands in [RESULTS.md](../../RESULTS.md).
+- Command: `make price`. Training time: {seconds} for the rows without, in sum. Hardware with: \
+{ours}; without: {theirs}."""
+
+
+def page(pairs: Sequence[Pair], held_out: int, seeds: Sequence[int], sample: bool) -> str:
+    """The study as a page in Markdown."""
+    logs = [log for pair in pairs for log in pair.without.logs]
+    words = READING.format(
+        seeds=", ".join(str(seed) for seed in seeds),
+        seconds=format_seconds(sum(log.train_seconds for log in logs)),
+        ours=hardware(log for pair in pairs for log in pair.with_.logs),
+        theirs=hardware(logs),
+    )
+    heading = ["# What the explanations cost"] + ([SAMPLE_HEADING] if sample else [])
+    parts = [INTRODUCTION.format(held_out=held_out), table(pairs), verdict(pairs), quality(pairs)]
+    return "\n\n".join([*heading, *parts, words]) + "\n"
+
+
+def table(pairs: Sequence[Pair]) -> str:
+    """Accuracy of every row, with and without."""
+    names = ["row", "held-out, with (%)", "without (%)", "difference (points)"]
+    cells = [
+        [pair.row, percents(pair.with_), percents(pair.without), points(pair)] for pair in pairs
+    ]
+    return markdown(names, cells)
+
+
+def quality(pairs: Sequence[Pair]) -> str:
+    """Quality of every row's prototypes, with and without."""
+    names = ["row", *(heading for heading, _, _ in QUALITY.values())]
+    cells = [
+        [
+            pair.row,
+            *(
+                " → ".join(style.format(factor * side.quality[name]) for side in sides)
+                for name, (_, style, factor) in QUALITY.items()
+            ),
+        ]
+        for pair in pairs
+        for sides in [(pair.with_, pair.without)]
+    ]
+    return markdown(names, cells)
+
+
+def markdown(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table with its first column to the left and the others to the right."""
+    align = ["left", *["right"] * (len(names) - 1)]
+    return tabulate(cells, names, "pipe", disable_numparse=True, colalign=align)
+
+
+def percents(side: Side) -> str:
+    """The mean, and behind it every seed."""
+    seeds = ", ".join(f"{100 * accuracy:.2f}" for accuracy in side.accuracies)
+    return f"{100 * side.accuracy:.2f} ({seeds})"
+
+
+def points(pair: Pair) -> str:
+    """`+0.12 ± 0.08`."""
+    return f"{100 * pair.difference:+.2f} ± {100 * pair.standard_error:.2f}"
+
+
+def verdict(pairs: Sequence[Pair]) -> str:
+    """Which rows lose more than one standard error, and what all rows together say."""
+    lose = [pair for pair in pairs if pair.difference < -pair.standard_error]
+    listed = ", ".join(f"{pair.row} ({points(pair)})" for pair in lose)
+    mean, error = overall(pairs)
+    which = f"{len(lose)} of {len(pairs)}: {listed}" if lose else f"none of {len(pairs)}"
+    return (
+        f"Rows that lose more than one standard error: {which}. Mean over the rows: "
+        f"{100 * mean:+.2f} ± {100 * error:.2f} points."
+    )
+
+
+def hardware(logs: Iterable[SeedLog]) -> str:
+    """Where trainings ran, each place once."""
+    names = ("processor", "device", "threads", "precision", "torch")
+    places = [{name: log.environment.get(name, "unknown") for name in names} for log in logs]
+    said = (
+        f"{p['processor']}, device {p['device']}, threads {p['threads']}, {p['precision']}, "
+        f"torch {p['torch']}"
+        for p in places
+    )
+    return "; ".join(dict.fromkeys(said))
+
+
+def record(pair: Pair) -> Mapping[str, object]:
+    """A row as it stands in the JSON; accuracies are shares."""
+    names = QUALITY
+    return {
+        "row": pair.row,
+        "with": pair.with_.accuracies,
+        "without": pair.without.accuracies,
+        "difference": pair.difference,
+        "standard_error": pair.standard_error,
+        "quality_with": {name: pair.with_.quality[name] for name in names},
+        "quality_without": {name: pair.without.quality[name] for name in names},
+    }
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write page and JSON."""
+    params = load_params(options.params)
+    pairs = read_pairs(options.params, options.project, options.without, options.rows)
+    records = [record(pair) for pair in pairs]
+    options.results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    sample = params.data.source == "sample"
+    text = page(pairs, params.training.validation_size, params.seeds, sample)
+    options.markdown.write_text(text, encoding="utf-8")
+    print(f"{options.markdown}: {verdict(pairs)}", flush=True)
+
+
+def main() -> int:
+    """Run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m studies.price.report", description=__doc__)
+    parser.add_argument("--params", type=Path, required=True, help="the study's params.yaml")
+    parser.add_argument("--project", type=Path, required=True, help="the table's params.yaml")
+    parser.add_argument("--without", type=Path, required=True, help="the study's results")
+    parser.add_argument("--rows", type=Path, required=True, help="the table's results")
+    parser.add_argument("--markdown", type=Path, required=True, help="page to write")
+    parser.add_argument("--results", type=Path, required=True, help="JSON to write")
+    try:
+        report(parser.parse_args())
+    except (ConfigError, ResultsError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

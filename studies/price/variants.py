@@ -1,0 +1,46 @@
+"""The study's params.yaml: every row of the project without what was added for its explanations.
+
+`python -m studies.price.variants`, in the project's folder, writes the file again.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from protodl.config import ConfigError, Params, load_params
+
+CHANGES = {
+    "model": {"project": False},
+    "loss": {"prototype_classification": 0.0, "cycle": 0.0, "diversity": 0.0},
+}
+PRECISION = "float32"  # that of the committed rows, whatever `auto` is on another processor
+HEADER = """\
+# Written by `python -m studies.price.variants` from the project's own params.yaml.
+"""
+
+
+def params_text(project: Params) -> str:
+    """The study's params.yaml: seeds, split, epochs and all the rest are the project's."""
+    data = project.model_dump(mode="json", exclude_none=True)
+    del data["judge"]  # the project's own judges measure
+    data["training"]["precision"] = PRECISION
+    for row in data["experiments"].values():
+        for section, keys in CHANGES.items():
+            row[section] |= keys
+    return HEADER + yaml.safe_dump(data, sort_keys=False)
+
+
+def main() -> int:
+    """Write the study's params.yaml."""
+    try:
+        text = params_text(load_params(Path("params.yaml")))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    Path(__file__).with_name("params.yaml").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
