@@ -68,13 +68,15 @@ def evaluate_seed(options: argparse.Namespace, log: SeedLog, measures: Measures)
     reference = measure_reference(network, measures.train, measures.held_out)
     save_reference(reference, options.references / f"seed-{log.seed}.pt")
     metrics, predictions, quality, judgement = measures.of(network, reference)
-    metrics["prototype_limit"] = reference.prototype_limit
-    metrics["case_limit"] = reference.case_limit
     unprojected: dict[str, float] = {}
     if network.config.project:
         path = options.models / f"seed-{log.seed}-unprojected.pt"
         before = load_network(path).to(measures.device)
-        unprojected = measures.of(before, reference).metrics  # its codes are the same
+        moved = not torch.equal(before.prototypes, network.prototypes)
+        # Its codes are the same, so is the reference.
+        unprojected = measures.of(before, reference).metrics if moved else dict(metrics)
+    metrics["prototype_limit"] = reference.prototype_limit
+    metrics["case_limit"] = reference.case_limit
     metrics |= {"train_seconds": log.train_seconds, "num_epochs": log.num_epochs}
     return {
         "row": log.row,
