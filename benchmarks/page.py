@@ -51,7 +51,8 @@ def introduction(results: Results) -> str:
     return (
         "# Speed\n\n"
         "Made by `make bench`. What is compared is measured in one run, in turns, after a warm-up, "
-        "and a figure is the median of its rounds; everything runs on the CPU, on random images. "
+        "and a figure is the median of its rounds; all on the CPU, on random images where no other "
+        "are named, with the recipes of a section's revision. "
         "Each section with the machine and the revision that it was measured on:\n\n"
         + "\n".join(lines)
     )

@@ -34,6 +34,8 @@ QUICK = Stopwatch(seconds=0.02, rounds=1, warm_up=1)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure section by section; the files are written after each. Nothing else should run."""
     options = parse(arguments)
+    if "same_results" in options.only and not options.quick:
+        require_data()
     bench = build_bench(options.quick)
     facts = environment_facts(bench.runtime)
     output: Path = options.output
@@ -63,6 +65,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unknown sections: {', '.join(sorted(unknown))}")
     options.output = options.output or ROOT / ("build/bench" if options.quick else "benchmarks")
     return options
+
+
+def require_data() -> None:
+    """End before anything is measured where the one section that trains finds no images."""
+    datasets = {
+        load_params(ROOT / "params.yaml").experiment(row).dataset for row in same_results.ROWS
+    }
+    for dataset in sorted(datasets):
+        if not (ROOT / "data" / dataset / "train.pt").is_file():
+            raise SystemExit(
+                f"error: same_results trains on the full data, and data/{dataset} is not there; "
+                f"run `dvc repro download@{dataset}`, or name the other sections with --only"
+            )
 
 
 def build_bench(quick: bool) -> Bench:

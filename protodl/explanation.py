@@ -20,6 +20,7 @@ from protodl.inputs import Array, Input, as_input
 from protodl.models import PrototypeNetwork, prototype_classes
 from protodl.reference import Reference, load_reference, nearest_cases
 from protodl.runtime import project_root
+from protodl.words import chance
 
 NUM_CASES = 6  # training cases named as nearest to the image
 NAMED = 3  # prototypes at most in a sentence
@@ -100,10 +101,8 @@ class Outcome:
 
     @property
     def percent(self) -> str:
-        """The probability in words that never say 100 or 0 of what is not."""
-        if self.probability > 0.9995:
-            return "over 99.9 %"
-        return "under 0.1 %" if self.probability < 0.0005 else f"{100 * self.probability:.1f} %"
+        """The probability in words."""
+        return chance(self.probability)
 
     @property
     def with_article(self) -> str:

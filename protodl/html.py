@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from protodl.config import Params
 from protodl.results import ResultRow, ResultsError
 from protodl.tables import PICTURES, Column, columns, how_made, protocol, row_facts, shortfall
+from protodl.words import chance
 
 OPEN = ("reasons", "prototypes", "samples")  # of PICTURES; the others unfold
 KINDS = {  # of explained test images, in the order of the page
@@ -60,7 +61,7 @@ class _Outcome(_Read):
     probability: float
 
     def __str__(self) -> str:
-        return f"{self.name} ({100 * self.probability:.0f} %)"
+        return f"{self.name} ({chance(self.probability)})"
 
 
 class _Strangeness(_Read):

@@ -53,7 +53,7 @@ def run_pipeline(
     changed = changed_stages(root)
     todo = _rows_in(changed, experiments, row_stages)
     trained = _rows_in(changed, experiments, row_stages[:1])
-    print(describe_expectation(root, params, trained, len(experiments), workers), flush=True)
+    print(describe_expectation(root, params, trained, todo, len(experiments), workers), flush=True)
     datasets = dict.fromkeys(experiment.dataset for experiment in experiments.values())
     data = [f"{stage}@{dataset}" for stage in DATA_STAGES for dataset in datasets]
     first = [stage for stage in ("check", *data) if stage in changed]
@@ -91,9 +91,14 @@ def changed_stages(root: Path) -> set[str]:
 
 
 def describe_expectation(
-    root: Path, params: Params, rows: Sequence[str], of: int, workers: int = 1
+    root: Path, params: Params, rows: Sequence[str], todo: Sequence[str], of: int, workers: int = 1
 ) -> str:
     """One or two sentences: how long training these rows will take, from their last records."""
+    if not rows and todo:
+        return (
+            f"expected time: some minutes, no training has changed; {len(todo)} of {of} rows are "
+            "measured or drawn again"
+        )
     if not rows:
         return f"expected time: under a minute, no training has changed ({of} rows)"
     recorded = {row: expected_seconds(root, params, row) for row in rows}

@@ -1,7 +1,8 @@
 """Explanations as files: a sheet (PNG) for people, JSON for programs."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from protodl.datasets import Split, load_split
@@ -22,20 +23,13 @@ class Question:
 def questions_of_files(paths: list[Path]) -> list[Question]:
     """Image files and folders of them, each file read once to see that it is an image.
 
-    Files of one name are told apart by a number.
-
     Raises:
         InputError: one is missing or not an image, or a folder holds none.
     """
-    questions: dict[str, Question] = {}
-    for file in image_files(paths):
+    files = image_files(paths)
+    for file in files:
         read_picture(file)
-        name, number = file.stem, 1
-        while name in questions:
-            number += 1
-            name = f"{file.stem}-{number}"
-        questions[name] = Question(name, file)
-    return list(questions.values())
+    return [Question(file.stem, file) for file in files]
 
 
 def questions_of_split(test: Split, indices: list[int]) -> list[Question]:
@@ -50,6 +44,18 @@ def questions_of_split(test: Split, indices: list[int]) -> list[Question]:
     return [
         Question(f"test-{index}", test.images[index], int(test.labels[index])) for index in indices
     ]
+
+
+def tell_apart(questions: Iterable[Question]) -> list[Question]:
+    """The same questions, those of one name told apart by a number."""
+    named: dict[str, Question] = {}
+    for question in questions:
+        name, number = question.name, 1
+        while name in named:
+            number += 1
+            name = f"{question.name}-{number}"
+        named[name] = replace(question, name=name)
+    return list(named.values())
 
 
 def run_explain(
@@ -75,7 +81,7 @@ def run_explain(
         test = load_split(root / "data" / model.info.name / "test.pt")
         questions += questions_of_split(test, tests)
     told = []
-    for question in questions:
+    for question in tell_apart(questions):
         explanation = explain(model, question.image, question.label, question.name)
         picture = write_explanation(explanation, output, question.name)
         told.append(explanation.as_dict())

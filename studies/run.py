@@ -1,4 +1,4 @@
-"""A whole study: data and judges from the project's pipeline, then its own, rows side by side.
+"""A whole study: what it needs of the project's pipeline, then its own, rows side by side.
 
 `make ablation JOBS=2`, or `python -m studies.run ablation --jobs 2` in the project's folder.
 """
@@ -13,34 +13,36 @@ from protodl.runtime import project_root
 from protodl.workers import Stopped
 
 FOLDER = Path(__file__).parent
-STUDIES = ("ablation", "price")
+STUDIES = {"ablation": False, "price": True}  # whether it compares with the table's rows
 ROW_STAGES = ("train", "measure")
 
 
-def run_study(folder: Path, workers: int) -> None:
-    """Bring every row of a study and its page up to date.
+def run_study(folder: Path, workers: int, needs_table: bool) -> None:
+    """Bring every row of a study and its page up to date, where needed the table before it.
 
     Raises:
         ConfigError: the study's params.yaml is wrong; nothing was started.
         PipelineError, protodl.workers.Stopped: as protodl.pipeline.run_pipeline.
     """
     params = load_params(folder / "params.yaml")
-    datasets = dict.fromkeys(row.dataset for row in params.experiments.values())
-    reproduce(project_root(), [f"{stage}@{name}" for stage in DATA_STAGES for name in datasets])
+    if needs_table:
+        run_pipeline(project_root(), [], workers)
+    else:
+        datasets = dict.fromkeys(row.dataset for row in params.experiments.values())
+        reproduce(project_root(), [f"{stage}@{name}" for stage in DATA_STAGES for name in datasets])
     run_pipeline(folder, [], workers, ROW_STAGES)
 
 
 def main() -> int:
     """Run the study; a stop by signal has the shell's status, 128 + signal."""
     parser = argparse.ArgumentParser(prog="python -m studies.run", description=__doc__)
-    parser.add_argument("study", choices=STUDIES, help="which one")
-    parser.add_argument(
-        "-j", "--jobs", type=int, choices=range(1, 65), default=1, metavar="N",
-        help="rows side by side",
-    )  # fmt: skip
+    parser.add_argument("study", choices=list(STUDIES), help="which one")
+    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="rows side by side")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: 1 or more")
     try:
-        run_study(FOLDER / options.study, options.jobs)
+        run_study(FOLDER / options.study, options.jobs, STUDIES[options.study])
     except (ConfigError, PipelineError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

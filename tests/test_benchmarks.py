@@ -1,6 +1,7 @@
 """The benchmarks compare the same work, count it right, and say what was measured."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +266,16 @@ def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         run.parse(["--only", "elastic,sped"])
     assert "sped" in capsys.readouterr().err
+
+
+def test_missing_data_is_named_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match=r"dvc repro download@mnist"):
+        run.main(["--only", "elastic,same_results", "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_quick_run_leaves_the_committed_figures_alone() -> None:

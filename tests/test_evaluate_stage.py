@@ -73,6 +73,15 @@ def test_prototypes_that_moved_are_measured_before_and_after(case: Case) -> None
     assert found["metrics"]["test_accuracy"] != found["unprojected"]["test_accuracy"]
 
 
+def test_a_row_that_is_not_projected_has_nothing_from_before(case: Case) -> None:
+    config = case.network.config.model_copy(update={"project": False})
+    network = PrototypeNetwork(config, 1, 28)
+    network.load_state_dict(case.network.state_dict())
+    save_network(network.eval(), case.options.models / "seed-0.pt")
+    found = stage.evaluate_seed(case.options, case.log, case.measures)
+    assert found["unprojected"] == {}
+
+
 def test_prototypes_that_stayed_are_measured_once(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:

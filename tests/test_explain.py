@@ -350,12 +350,12 @@ def test_the_command_writes_a_sheet_and_json_for_each_image(
     for name in ("one", "two"):
         (inside / name).mkdir()
         Image.fromarray(test.images[1, 0].numpy()).resize((90, 60)).save(inside / name / "a.png")
-    Image.fromarray(255 - test.images[2, 0].numpy()).save(inside / "one" / "b.JPG")
+    Image.fromarray(255 - test.images[2, 0].numpy()).save(inside / "one" / "test-3.JPG")
     (inside / "one" / "notes.txt").write_text("not an image")
     assert main(["explain", ROW, "one", "two/a.png", "--test", "3"]) == 0
     out = capsys.readouterr().out
     folder = inside / "explanations" / ROW
-    names = {"a", "a-2", "b", "test-3"}
+    names = {"a", "a-2", "test-3", "test-3-2"}  # the last one is of the test split
     assert {path.stem for path in folder.glob("*.png")} == names
     assert {path.stem for path in folder.glob("*.json")} == names
     for name in names:
@@ -364,7 +364,8 @@ def test_the_command_writes_a_sheet_and_json_for_each_image(
     assert "because it " in out
     assert "not square" in out
     assert "light at its border" in out
-    data = json.loads((folder / "test-3.json").read_text())
+    assert json.loads((folder / "test-3.json").read_text())["label"] is None
+    data = json.loads((folder / "test-3-2.json").read_text())
     assert (data["label"], data["row"], data["seed"]) == (str(int(test.labels[3])), ROW, 0)
     assert f"true class: {data['label']}" in out
 

@@ -157,6 +157,9 @@ def test_make_hands_on_what_it_is_given(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path)
     assert "protodl ui --port 5001\n" in dry_make(tmp_path, "ui", "PORT=5001")
     assert "protodl table --write README.md\n" in dry_make(tmp_path, "table")
+    assert "protodl run mnist -j 2\n" in dry_make(tmp_path, "repro", "ROW=mnist", "JOBS=2")
+    for study in ("ablation", "price"):
+        assert f"python -m studies.run {study} -j 2\n" in dry_make(tmp_path, study, "JOBS=2")
 
 
 def test_hosted_ci_and_the_local_one_call_the_same_targets() -> None:

@@ -222,9 +222,9 @@ def test_it_tells_how_it_was_made(document: Document) -> None:
 def test_explained_test_images_are_shown_by_kind(document: Document) -> None:
     captions = [text for text in document.texts_in("figcaption") if text.startswith("Predicted")]
     assert captions == [
-        "Predicted Coat (93 %), label Coat; runner-up Shirt (5 %). Not out of distribution.",
-        "Predicted Coat (93 %); runner-up Shirt (5 %). Out of distribution.",
-        'Predicted Coat (93 %), label T-shirt <top> & "more"; runner-up Shirt (5 %). '
+        "Predicted Coat (93.4 %), label Coat; runner-up Shirt (5.0 %). Not out of distribution.",
+        "Predicted Coat (93.4 %); runner-up Shirt (5.0 %). Out of distribution.",
+        'Predicted Coat (93.4 %), label T-shirt <top> & "more"; runner-up Shirt (5.0 %). '
         "Not out of distribution.",
     ]
     texts = [image["alt"] for image in document.all("img")]

@@ -39,7 +39,9 @@ def test_the_same_seed_gives_the_same_bits(judge: Judge) -> None:
     runtime = resolve_runtime(TrainingConfig(device="cpu"))
     config = JudgeConfig(epochs=4, batch_size=20)
     again = train_judge("mnist", bars(300, 0), config, runtime)
-    other = train_judge("mnist", bars(300, 0), JudgeConfig(epochs=1, seed=1), runtime)
+    other = train_judge(
+        "mnist", bars(300, 0), JudgeConfig(epochs=4, batch_size=20, seed=1), runtime
+    )
     for name, value in judge.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     assert not torch.equal(judge.head.weight, other.head.weight)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,12 @@ def test_rows_differ_from_the_tables_in_the_terms_for_explanations_only() -> Non
     assert (settings, STUDY.data) == (PROJECT.training, PROJECT.data)
 
 
-def build(folder: Path, better_by: float) -> None:
+def build(folder: Path, better_by: float, seeds: Sequence[int] = (0, 1)) -> None:
     """A table of two rows and two seeds (held out 0.620, 0.621), and the study beside it."""
     rows = {"a": {"dataset": "mnist"}, "b": {"dataset": "cifar10"}}
-    params = write_params(folder, rows, seeds=(0, 1))
-    write_rows(folder / "rows", params, {"a": [0.9, 0.9], "b": [0.9, 0.9]})
+    params = write_params(folder, rows, seeds=seeds)
+    (folder / "study.yaml").write_text(params_text(params))
+    write_rows(folder / "rows", params, dict.fromkeys(rows, [0.9] * len(seeds)))
     for row, points in (("a", 0.0), ("b", better_by)):
         for seed in params.seeds:
             log = training(params, row, seed)
@@ -55,7 +57,7 @@ def build(folder: Path, better_by: float) -> None:
 
 
 def run_report(folder: Path) -> int:
-    paths = {"params": "params.yaml", "project": "params.yaml", "without": "without"}
+    paths = {"params": "study.yaml", "project": "params.yaml", "without": "without"}
     paths |= {"rows": "rows", "markdown": "P.md", "results": "p.json"}
     arguments = [part for key, name in paths.items() for part in (f"--{key}", str(folder / name))]
     with pytest.MonkeyPatch.context() as patch:
@@ -101,6 +103,26 @@ def test_a_table_of_other_parameters_is_refused(
 ) -> None:
     build(tmp_path, better_by=0.0)
     rows = {"a": {"dataset": "mnist", "epochs": 3}, "b": {"dataset": "cifar10"}}
-    write_params(tmp_path, rows, seeds=(0, 1))
+    params = write_params(tmp_path, rows, seeds=(0, 1))
+    assert run_report(tmp_path) == 1
+    assert "study.yaml: is not made from" in capfd.readouterr().err
+    (tmp_path / "study.yaml").write_text(params_text(params))
     assert run_report(tmp_path) == 1
     assert "it was trained with epochs" in capfd.readouterr().err
+
+
+def test_one_seed_has_no_standard_error(tmp_path: Path) -> None:
+    build(tmp_path, better_by=0.01, seeds=(0,))
+    assert run_report(tmp_path) == 0
+    text = (tmp_path / "P.md").read_text()
+    assert "-1.00 ± –" in text
+    assert "One seed each" in text
+    assert "nan" not in text
+    assert json.loads((tmp_path / "p.json").read_text())[1]["standard_error"] is None
+
+
+def test_a_row_without_prototypes_has_dashes(tmp_path: Path) -> None:
+    build(tmp_path, better_by=0.0)
+    (tmp_path / "without" / "a" / "metrics.json").write_text('{"mean": {"validation_accuracy": 1}}')
+    assert run_report(tmp_path) == 0
+    assert " 93 → – " in (tmp_path / "P.md").read_text()

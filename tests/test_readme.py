@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from protodl.config import Experiment, Params, TrainingConfig
+from protodl.config import Experiment, Params, TrainingConfig, load_params
+from tests.test_house import TARGETS
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Every option of the original script.
 FLAGS = """mode data_dir nworkers bsize shuffle sigma alpha arch n_prototypes decoder_arch optim
 lr wd momentum epochs max_norm start_epoch lambda_class lambda_ae lambda_1 lambda_2 save_path
@@ -47,3 +49,17 @@ def test_the_example_of_a_preset_is_a_valid_row() -> None:
     params = Params.model_validate({"seeds": [0], "experiments": yaml.safe_load(example)})
     row = params.experiment("mnist-paper")
     assert (row.model.distance, row.epochs) == ("squared_euclidean", 1500)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_make_target_that_is_named_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
+    assert named
+    assert named <= TARGETS
+
+
+@pytest.mark.parametrize("page", ["README.md", "Makefile"])
+def test_the_ablation_is_as_large_as_is_said(page: str) -> None:
+    count = len(load_params(ROOT / "studies" / "ablation" / "params.yaml").experiments)
+    assert f"{count} short trainings" in (ROOT / page).read_text(encoding="utf-8")

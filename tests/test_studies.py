@@ -4,6 +4,8 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import yaml
 from protodl.config import ConfigError, load_params
 from protodl.pipeline import ROWS
 from studies import run
-from studies.price.variants import CHANGES
+from studies.price.variants import params_text
 from tests.row_files import write_rows
 from tests.test_pipeline import Project, closure
 
@@ -78,7 +80,24 @@ def test_a_wrong_params_file_stops_a_study_before_any_work(tmp_path: Path) -> No
     text = "seeds: [0]\nexperiments: {mnist-a: {dataset: mnist, epoch: 3}}\n"
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
-        run.run_study(tmp_path, 1)
+        run.run_study(tmp_path, 1, needs_table=False)
+
+
+@pytest.mark.parametrize("study", run.STUDIES)
+def test_the_table_comes_first_where_a_study_compares_with_it(
+    study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def noted(name: str) -> Callable[..., None]:
+        return lambda folder, *_: called.append((name, folder))
+
+    monkeypatch.setattr(run, "run_pipeline", noted("pipeline"))
+    monkeypatch.setattr(run, "reproduce", noted("stages"))
+    monkeypatch.setattr(sys, "argv", ["run", study])
+    assert run.main() == 0
+    first = "pipeline" if study == "price" else "stages"
+    assert called == [(first, ROOT), ("pipeline", ROOT / "studies" / study)]
 
 
 PARAMS: dict[str, Any] = {
@@ -97,12 +116,12 @@ class Studies(Project):
         super().__init__(folder)
         ignored = shutil.ignore_patterns("__pycache__", "models", "results", "*.lock", "params.ok")
         shutil.copytree(ROOT / "studies", folder / "studies", ignore=ignored)
-        plain = {"grey": PARAMS["experiments"]["grey"] | CHANGES}
-        ablated = {"mnist-default": PARAMS["experiments"]["grey"]}
         self.write_params(yaml.safe_dump(PARAMS))
-        for study, rows in (("price", plain), ("ablation", ablated)):
-            path = folder / "studies" / study / "params.yaml"
-            path.write_text(yaml.safe_dump(PARAMS | {"experiments": rows}))
+        ablated = {"mnist-default": PARAMS["experiments"]["grey"]}
+        text = yaml.safe_dump(PARAMS | {"experiments": ablated})
+        (folder / "studies" / "ablation" / "params.yaml").write_text(text)
+        text = params_text(load_params(folder / "params.yaml"))
+        (folder / "studies" / "price" / "params.yaml").write_text(text)
         self.commit()
 
     def tracked(self) -> str:

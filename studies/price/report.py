@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, variance
 
+from pydantic import BaseModel
 from tabulate import tabulate
 
-from protodl.config import ConfigError, load_params
+from protodl.config import ConfigError, Params, load_params
 from protodl.records import SeedLog
 from protodl.results import ResultsError, read_row
 from protodl.tables import SAMPLE_HEADING, format_seconds
+from studies.price.variants import study_params
+
+NONE = "–"
 
 QUALITY = {  # measured name: heading, format, factor
     "decode_agreement": ("decode agreement (%)", "{:.0f}", 100),
@@ -24,6 +28,12 @@ QUALITY = {  # measured name: heading, format, factor
     "purity25": ("purity@25", "{:.2f}", 1),
     "duplicates": ("duplicates", "{:.3g}", 1),
 }
+
+
+class Mean(BaseModel):
+    """What stage measure leaves of a row."""
+
+    mean: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,8 @@ class Side:
 
     @property
     def squared_error(self) -> float:
-        """Squared standard error of the mean; unknown (nan) with a single seed."""
-        count = len(self.accuracies)
-        return variance(self.accuracies) / count if count > 1 else math.nan
+        """Squared standard error of the mean over several seeds."""
+        return variance(self.accuracies) / len(self.accuracies)
 
 
 @dataclass(frozen=True)
@@ -60,20 +69,32 @@ class Pair:
         return self.with_.accuracy - self.without.accuracy
 
     @property
-    def standard_error(self) -> float:
-        """Standard error of the difference of two means over seeds."""
+    def standard_error(self) -> float | None:
+        """Standard error of the difference of two means over seeds; None for a single seed."""
+        if len(self.without.accuracies) == 1:
+            return None
         return math.sqrt(self.with_.squared_error + self.without.squared_error)
+
+    @property
+    def quality(self) -> list[tuple[float | None, float | None]]:
+        """The measures of QUALITY with and without; None where there are no prototypes."""
+        return [(self.with_.quality.get(name), self.without.quality.get(name)) for name in QUALITY]
 
 
 def read_pairs(params: Path, project: Path, without: Path, rows: Path) -> list[Pair]:
     """Every row of the study with what was measured on both sides.
 
     Raises:
-        ConfigError: a params.yaml is wrong.
+        ConfigError: a params.yaml is wrong, or the study's is not made from the project's.
         ResultsError: the table's rows are not the results of the project's parameters.
         OSError, ValueError: a file is missing or damaged.
     """
     ours, theirs = load_params(project), load_params(params)
+    if theirs != Params.model_validate(study_params(ours)):
+        raise ConfigError(
+            f"{params}: is not made from {project} as it is now; run "
+            "`python -m studies.price.variants`, then `make price`"
+        )
     pairs = []
     for row in theirs.experiments:
         table = read_row(row, ours, rows)
@@ -81,7 +102,9 @@ def read_pairs(params: Path, project: Path, without: Path, rows: Path) -> list[P
         logs = [
             SeedLog.read(without / row / "training" / f"seed-{seed}.json") for seed in theirs.seeds
         ]
-        metrics = json.loads((without / row / "metrics.json").read_text(encoding="utf-8"))["mean"]
+        metrics = Mean.model_validate_json(
+            (without / row / "metrics.json").read_text(encoding="utf-8")
+        ).mean
         plain = Side([selected(log) for log in logs], metrics, logs)
         pairs.append(Pair(row, Side(accuracies, dict(table.metrics.mean), table.logs), plain))
     return pairs
@@ -90,12 +113,6 @@ def read_pairs(params: Path, project: Path, without: Path, rows: Path) -> list[P
 def selected(log: SeedLog) -> float:
     """Held-out accuracy of the epoch that was kept; nothing changed the network after it."""
     return log.history[log.selected_epoch - 1].validation["accuracy"]
-
-
-def overall(pairs: Sequence[Pair]) -> tuple[float, float]:
-    """Mean of the rows' differences and its standard error, both shares."""
-    error = math.sqrt(sum(pair.standard_error**2 for pair in pairs)) / len(pairs)
-    return fmean(pair.difference for pair in pairs), error
 
 
 INTRODUCTION = """\
@@ -139,16 +156,16 @@ def table(pairs: Sequence[Pair]) -> str:
 def quality(pairs: Sequence[Pair]) -> str:
     """Quality of every row's prototypes, with and without."""
     names = ["row", *(heading for heading, _, _ in QUALITY.values())]
+    styles = [(style, factor) for _, style, factor in QUALITY.values()]
     cells = [
         [
             pair.row,
             *(
-                " → ".join(style.format(factor * side.quality[name]) for side in sides)
-                for name, (_, style, factor) in QUALITY.items()
+                " → ".join(NONE if v is None else style.format(factor * v) for v in values)
+                for (style, factor), values in zip(styles, pair.quality, strict=True)
             ),
         ]
         for pair in pairs
-        for sides in [(pair.with_, pair.without)]
     ]
     return markdown(names, cells)
 
@@ -167,14 +184,19 @@ def percents(side: Side) -> str:
 
 def points(pair: Pair) -> str:
     """`+0.12 ± 0.08`."""
-    return f"{100 * pair.difference:+.2f} ± {100 * pair.standard_error:.2f}"
+    error = NONE if pair.standard_error is None else f"{100 * pair.standard_error:.2f}"
+    return f"{100 * pair.difference:+.2f} ± {error}"
 
 
 def verdict(pairs: Sequence[Pair]) -> str:
     """Which rows lose more than one standard error, and what all rows together say."""
-    lose = [pair for pair in pairs if pair.difference < -pair.standard_error]
+    errors = [pair.standard_error for pair in pairs if pair.standard_error is not None]
+    if not errors:
+        return "One seed each: there is no standard error to compare a difference with."
+    lose = [pair for pair, e in zip(pairs, errors, strict=True) if pair.difference < -e]
     listed = ", ".join(f"{pair.row} ({points(pair)})" for pair in lose)
-    mean, error = overall(pairs)
+    mean = fmean(pair.difference for pair in pairs)
+    error = math.sqrt(sum(e**2 for e in errors)) / len(pairs)
     which = f"{len(lose)} of {len(pairs)}: {listed}" if lose else f"none of {len(pairs)}"
     return (
         f"Rows that lose more than one standard error: {which}. Mean over the rows: "
@@ -196,15 +218,15 @@ def hardware(logs: Iterable[SeedLog]) -> str:
 
 def record(pair: Pair) -> Mapping[str, object]:
     """A row as it stands in the JSON; accuracies are shares."""
-    names = QUALITY
+    before, after = zip(*pair.quality, strict=True)
     return {
         "row": pair.row,
         "with": pair.with_.accuracies,
         "without": pair.without.accuracies,
         "difference": pair.difference,
         "standard_error": pair.standard_error,
-        "quality_with": {name: pair.with_.quality[name] for name in names},
-        "quality_without": {name: pair.without.quality[name] for name in names},
+        "quality_with": dict(zip(QUALITY, before, strict=True)),
+        "quality_without": dict(zip(QUALITY, after, strict=True)),
     }
 
 

@@ -5,6 +5,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,15 +21,20 @@ HEADER = """\
 """
 
 
-def params_text(project: Params) -> str:
-    """The study's params.yaml: seeds, split, epochs and all the rest are the project's."""
+def study_params(project: Params) -> dict[str, Any]:
+    """Contents of the study's params.yaml: seeds, split, epochs and the rest are the project's."""
     data = project.model_dump(mode="json", exclude_none=True)
     del data["judge"]  # the project's own judges measure
     data["training"]["precision"] = PRECISION
     for row in data["experiments"].values():
         for section, keys in CHANGES.items():
             row[section] |= keys
-    return HEADER + yaml.safe_dump(data, sort_keys=False)
+    return data
+
+
+def params_text(project: Params) -> str:
+    """The same as the file's text."""
+    return HEADER + yaml.safe_dump(study_params(project), sort_keys=False)
 
 
 def main() -> int:
