@@ -79,7 +79,9 @@ def test_differences_and_their_errors_are_those_of_hand(tmp_path: Path) -> None:
     assert b["quality_with"]["decode_agreement"] == pytest.approx(14 / 15)
     assert b["quality_without"] == QUALITY
     text = " ".join((tmp_path / "P.md").read_text().split())
-    assert "| b | 62.05 (62.00, 62.10) | 62.25 (62.20, 62.30) | -0.20 ± 0.07 |" in text
+    assert (
+        "| b | 62.05 (62.00, 62.10) | 62.25 (62.20, 62.30) | -0.20 ± 0.07 | -0.20, -0.20 |" in text
+    )
     assert "more than one standard error: 1 of 2: b (-0.20 ± 0.07)." in text
     assert "Mean over the rows: -0.10 ± 0.05 points." in text
     assert "| 93 → 50 |" in text

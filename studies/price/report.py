@@ -124,7 +124,8 @@ same, seeds, epochs and held-out images included. Accuracy is that of the {held_
 training images, which also chose the epoch on both sides; the test split was not read."""
 READING = """\
 - Difference: mean accuracy with, less without, over seeds {seeds}, in percentage points; ± its \
-standard error, from the spread over the seeds of both sides.
+standard error, from the spread over the seeds of both sides. Seed by seed: the same with equal \
+initial weights, which says more where all have one sign.
 - Quality: with → without. What each figure means stands in [RESULTS.md](../../RESULTS.md).
 - Command: `make price`. Training time: {seconds} for the rows without, in sum. Hardware with: \
 {ours}; without: {theirs}."""
@@ -146,9 +147,10 @@ def page(pairs: Sequence[Pair], held_out: int, seeds: Sequence[int], sample: boo
 
 def table(pairs: Sequence[Pair]) -> str:
     """Accuracy of every row, with and without."""
-    names = ["row", "held-out, with (%)", "without (%)", "difference (points)"]
+    names = ["row", "held-out, with (%)", "without (%)", "difference (points)", "seed by seed"]
     cells = [
-        [pair.row, percents(pair.with_), percents(pair.without), points(pair)] for pair in pairs
+        [pair.row, percents(pair.with_), percents(pair.without), points(pair), by_seed(pair)]
+        for pair in pairs
     ]
     return markdown(names, cells)
 
@@ -186,6 +188,12 @@ def points(pair: Pair) -> str:
     """`+0.12 ± 0.08`."""
     error = NONE if pair.standard_error is None else f"{100 * pair.standard_error:.2f}"
     return f"{100 * pair.difference:+.2f} ± {error}"
+
+
+def by_seed(pair: Pair) -> str:
+    """The difference of each seed, whose initial weights and held-out images are the same."""
+    both = zip(pair.with_.accuracies, pair.without.accuracies, strict=True)
+    return ", ".join(f"{100 * (ours - theirs):+.2f}" for ours, theirs in both)
 
 
 def verdict(pairs: Sequence[Pair]) -> str:
