@@ -11,6 +11,7 @@ from protodl.config import ConfigError, load_params
 from protodl.pipeline import DATA_STAGES, PipelineError, reproduce, run_pipeline
 from protodl.runtime import project_root
 from protodl.workers import Stopped
+from studies.price.variants import load_study
 
 FOLDER = Path(__file__).parent
 STUDIES = {"ablation": False, "price": True}  # whether it compares with the table's rows
@@ -21,15 +22,17 @@ def run_study(folder: Path, workers: int, needs_table: bool) -> None:
     """Bring every row of a study and its page up to date, where needed the table before it.
 
     Raises:
-        ConfigError: the study's params.yaml is wrong; nothing was started.
+        ConfigError: the study's params.yaml is wrong, or of another table; nothing was started.
         PipelineError, protodl.workers.Stopped: as protodl.pipeline.run_pipeline.
     """
-    params = load_params(folder / "params.yaml")
+    root = project_root()
     if needs_table:
-        run_pipeline(project_root(), [], workers)
+        load_study(folder / "params.yaml", root / "params.yaml")
+        run_pipeline(root, [], workers)
     else:
+        params = load_params(folder / "params.yaml")
         datasets = dict.fromkeys(row.dataset for row in params.experiments.values())
-        reproduce(project_root(), [f"{stage}@{name}" for stage in DATA_STAGES for name in datasets])
+        reproduce(root, [f"{stage}@{name}" for stage in DATA_STAGES for name in datasets])
     run_pipeline(folder, [], workers, ROW_STAGES)
 
 

@@ -83,6 +83,16 @@ def test_a_wrong_params_file_stops_a_study_before_any_work(tmp_path: Path) -> No
         run.run_study(tmp_path, 1, needs_table=False)
 
 
+def test_a_study_of_another_table_stops_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "studies" / "price" / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("epochs: 20", "epochs: 21"))
+    monkeypatch.setattr(run, "run_pipeline", lambda *_: pytest.fail("it started"))
+    with pytest.raises(ConfigError, match="is not made from"):
+        run.run_study(tmp_path, 1, needs_table=True)
+
+
 @pytest.mark.parametrize("study", run.STUDIES)
 def test_the_table_comes_first_where_a_study_compares_with_it(
     study: str, monkeypatch: pytest.MonkeyPatch

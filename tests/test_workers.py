@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from protodl import pipeline
-from protodl.config import load_params
+from protodl.config import Params, load_params
 from protodl.pipeline import (
     WORKER_GIB,
     expected_seconds,
@@ -178,6 +178,14 @@ def is_alive(pid: int) -> bool:
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout
     return bool(state.strip()) and not state.startswith("Z")
+
+
+def test_measuring_again_is_not_said_to_take_under_a_minute(tmp_path: Path) -> None:
+    params = Params.model_validate({"seeds": [0], "experiments": {"a": {"dataset": "mnist"}}})
+    assert "under a minute" in pipeline.describe_expectation(tmp_path, params, [], [], of=7)
+    again = pipeline.describe_expectation(tmp_path, params, [], ["a", "b"], of=7)
+    assert again.startswith("expected time: some minutes")
+    assert "2 of 7 rows" in again
 
 
 def test_rows_run_side_by_side_the_longest_first(project: Path, protodl: Start) -> None:

@@ -12,11 +12,11 @@ from statistics import fmean, variance
 from pydantic import BaseModel
 from tabulate import tabulate
 
-from protodl.config import ConfigError, Params, load_params
+from protodl.config import ConfigError, load_params
 from protodl.records import SeedLog
 from protodl.results import ResultsError, read_row
 from protodl.tables import SAMPLE_HEADING, format_seconds
-from studies.price.variants import study_params
+from studies.price.variants import load_study
 
 NONE = "–"
 
@@ -89,12 +89,7 @@ def read_pairs(params: Path, project: Path, without: Path, rows: Path) -> list[P
         ResultsError: the table's rows are not the results of the project's parameters.
         OSError, ValueError: a file is missing or damaged.
     """
-    ours, theirs = load_params(project), load_params(params)
-    if theirs != Params.model_validate(study_params(ours)):
-        raise ConfigError(
-            f"{params}: is not made from {project} as it is now; run "
-            "`python -m studies.price.variants`, then `make price`"
-        )
+    ours, theirs = load_params(project), load_study(params, project)
     pairs = []
     for row in theirs.experiments:
         table = read_row(row, ours, rows)

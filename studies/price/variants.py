@@ -37,6 +37,21 @@ def params_text(project: Params) -> str:
     return HEADER + yaml.safe_dump(study_params(project), sort_keys=False)
 
 
+def load_study(params: Path, project: Path) -> Params:
+    """Read the study's params.yaml.
+
+    Raises:
+        ConfigError: a file is wrong, or the study's is not made from the project's as that is now.
+    """
+    study = load_params(params)
+    if study != Params.model_validate(study_params(load_params(project))):
+        raise ConfigError(
+            f"{params}: is not made from {project} as it is now; run "
+            "`python -m studies.price.variants`, then `make price`"
+        )
+    return study
+
+
 def main() -> int:
     """Write the study's params.yaml."""
     try:
