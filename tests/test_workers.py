@@ -147,6 +147,9 @@ def protodl(project: Path) -> Iterator[Start]:
     environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     with ExitStack() as stack:
+        # A shell's background job ignores SIGINT, and so would what it starts.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGINT, before)
 
         def start(*arguments: str) -> "subprocess.Popen[str]":
             process = stack.enter_context(
