@@ -1,10 +1,12 @@
 """A small project as the pipeline leaves it: params.yaml, results/rows, from invented trainings."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -121,3 +123,11 @@ def write_rows(folder: Path, params: Params, accuracies: Mapping[str, Sequence[f
     for row, values in accuracies.items():
         logs = [training(params, row, seed) for seed in params.seeds]
         write_row(folder, list(zip(logs, values, strict=True)))
+
+
+def run_main(main: Callable[[], int], folder: Path, paths: Mapping[str, str]) -> int:
+    """Call a stage's main with these options, each a path below `folder`; its exit status."""
+    arguments = [part for key, name in paths.items() for part in (f"--{key}", str(folder / name))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["stage", *arguments])
+        return main()

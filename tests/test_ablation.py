@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from protodl.training import Trainer, build_network, fit
 from studies.ablation import report
 from studies.ablation.measure import measure
 from studies.ablation.variants import BASES, params_text
-from tests.row_files import training
+from tests.row_files import run_main, training
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "studies" / "ablation"
@@ -189,10 +188,7 @@ def _reported(tmp_path_factory: pytest.TempPathFactory, sample: tuple[Split, Spl
 def run_report(folder: Path) -> int:
     paths = {"params": "params.yaml", "rows": "rows", "models": "models"}
     paths |= {"markdown": "A.md", "picture": "a.png", "results": "a.json"}
-    arguments = [part for key, name in paths.items() for part in (f"--{key}", str(folder / name))]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["report", *arguments])
-        return report.main()
+    return run_main(report.main, folder, paths)
 
 
 def cells(folder: Path) -> dict[str, dict[str, str]]:

@@ -1,7 +1,6 @@
 """The study of what explanations cost: its rows, and what its page says of given trainings."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from protodl.config import load_params
 from protodl.results import flatten
 from studies.price import report
 from studies.price.variants import params_text
-from tests.row_files import training, write_params, write_rows
+from tests.row_files import run_main, training, write_params, write_rows
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "studies" / "price"
@@ -59,10 +58,7 @@ def build(folder: Path, better_by: float, seeds: Sequence[int] = (0, 1)) -> None
 def run_report(folder: Path) -> int:
     paths = {"params": "study.yaml", "project": "params.yaml", "without": "without"}
     paths |= {"rows": "rows", "markdown": "P.md", "results": "p.json"}
-    arguments = [part for key, name in paths.items() for part in (f"--{key}", str(folder / name))]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["report", *arguments])
-        return report.main()
+    return run_main(report.main, folder, paths)
 
 
 def test_differences_and_their_errors_are_those_of_hand(tmp_path: Path) -> None:

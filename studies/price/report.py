@@ -12,7 +12,7 @@ from statistics import fmean, variance
 from pydantic import BaseModel
 from tabulate import tabulate
 
-from protodl.config import ConfigError, load_params
+from protodl.config import ConfigError, Params, load_params
 from protodl.records import SeedLog
 from protodl.results import ResultsError, read_row
 from protodl.tables import SAMPLE_HEADING, format_seconds
@@ -81,21 +81,19 @@ class Pair:
         return [(self.with_.quality.get(name), self.without.quality.get(name)) for name in QUALITY]
 
 
-def read_pairs(params: Path, project: Path, without: Path, rows: Path) -> list[Pair]:
-    """Every row of the study with what was measured on both sides.
+def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> list[Pair]:
+    """Every row of the study with what was measured on both sides, without and in the table.
 
     Raises:
-        ConfigError: a params.yaml is wrong, or the study's is not made from the project's.
         ResultsError: the table's rows are not the results of the project's parameters.
         OSError, ValueError: a file is missing or damaged.
     """
-    ours, theirs = load_params(project), load_study(params, project)
     pairs = []
-    for row in theirs.experiments:
-        table = read_row(row, ours, rows)
+    for row in study.experiments:
+        table = read_row(row, project, rows)
         accuracies = [seed.metrics["validation_accuracy"] for seed in table.evaluations]
         logs = [
-            SeedLog.read(without / row / "training" / f"seed-{seed}.json") for seed in theirs.seeds
+            SeedLog.read(without / row / "training" / f"seed-{seed}.json") for seed in study.seeds
         ]
         metrics = Mean.model_validate_json(
             (without / row / "metrics.json").read_text(encoding="utf-8")
@@ -114,9 +112,10 @@ INTRODUCTION = """\
 Each row of the table is compared with the same training without what was added to the published \
 method for the sake of its explanations: the classification of decoded prototypes, the cycle \
 term and the diversity term have weight 0 (`loss.prototype_classification`, `.cycle`, \
-`.diversity`), and no prototype is moved afterwards (`model.project: false`). All else is the \
-same, seeds, epochs and held-out images included. Accuracy is that of the {held_out:,} held-out \
-training images, which also chose the epoch on both sides; the test split was not read."""
+`.diversity`), and no prototype is moved afterwards (`model.project: false`). All else of \
+the recipe is the same, seeds, epochs and held-out images included. Accuracy is that of the \
+{held_out:,} held-out training images, which also chose the epoch on both sides; the test split \
+was not read."""
 READING = """\
 - Difference: mean accuracy with, less without, over seeds {seeds}, in percentage points; ± its \
 standard error, from the spread over the seeds of both sides. Seed by seed: the same with equal \
@@ -235,8 +234,8 @@ def record(pair: Pair) -> Mapping[str, object]:
 
 def report(options: argparse.Namespace) -> None:
     """Write page and JSON."""
-    params = load_params(options.params)
-    pairs = read_pairs(options.params, options.project, options.without, options.rows)
+    params = load_study(options.params, options.project)
+    pairs = read_pairs(params, load_params(options.project), options.without, options.rows)
     records = [record(pair) for pair in pairs]
     options.results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     sample = params.data.source == "sample"
