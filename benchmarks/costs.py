@@ -8,11 +8,11 @@ import torch
 
 from benchmarks.measure import Bench, Work, build_trainer, random_split, training
 from benchmarks.port_way import ALPHA, SIGMA, deform_image
-from protodl.augment import elastic
-from protodl.config import Experiment
-from protodl.contributions import contributions
-from protodl.datasets import DATASETS, to_unit_interval
-from protodl.models import PrototypeNetwork
+from protodl.core.config import Experiment
+from protodl.data.augment import elastic
+from protodl.data.datasets import DATASETS, to_unit_interval
+from protodl.network.head import contributions
+from protodl.network.network import PrototypeNetwork
 
 BATCH_SIZES = (32, 64, 125, 250, 500, 1000)
 PROTOTYPES = (15, 50, 200, 1000, 2000)

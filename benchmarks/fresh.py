@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import build_trainer, training
-from protodl.config import load_params
-from protodl.runtime import resolve_runtime
+from protodl.core.config import load_params
+from protodl.core.machine import resolve_runtime
 
 STEPS = 3  # the second one has all of the optimizer's state
 

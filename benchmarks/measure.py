@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from protodl.config import Experiment, Params
-from protodl.datasets import DATASETS, Split
-from protodl.models import PrototypeNetwork
-from protodl.runtime import Runtime
-from protodl.training import Trainer
+from protodl.core.config import Experiment, Params
+from protodl.core.machine import Runtime
+from protodl.data.datasets import DATASETS, Split
+from protodl.network.network import PrototypeNetwork
+from protodl.training.trainer import Trainer
 
 IMAGES = 4000  # random ones: speed does not depend on what they show
 

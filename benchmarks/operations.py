@@ -5,7 +5,8 @@ from typing import cast
 
 from torch import nn
 
-from protodl.models import PrototypeNetwork, ResizeConv2d, TransposedConv2d, layer_sizes
+from protodl.network.layers import ResizeConv2d, TransposedConv2d, layer_sizes
+from protodl.network.network import PrototypeNetwork
 
 
 def step_operations(network: PrototypeNetwork, batch_size: int) -> int:

@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.measure import Bench
-from protodl.config import Params
-from protodl.demo import copy_project, demo_params
-from protodl.pipeline import MODELS, ROWS, read_logs, worker_environments
+from protodl.core.config import Params
+from protodl.pipeline.demo import copy_project, demo_params
+from protodl.pipeline.run import MODELS, ROWS, read_logs, worker_environments
 
 STARTED = "Running stage '"  # DVC, at the start of each stage
 STORE = "from protodl.tracking import store; store.open_current()"

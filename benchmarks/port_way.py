@@ -16,10 +16,10 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
 
-from protodl.config import Experiment
-from protodl.datasets import Split
-from protodl.losses import classification, r1, r2, reconstruction_error
-from protodl.models import PrototypeNetwork
+from protodl.core.config import Experiment
+from protodl.data.datasets import Split
+from protodl.network.losses import classification, r1, r2, reconstruction_error
+from protodl.network.network import PrototypeNetwork
 
 LEARNING_RATE, WEIGHT_DECAY, MAX_NORM = 2e-3, 4e-5, 1.0
 ALPHA, SIGMA = 20.0, 4.0  # pixels

@@ -7,9 +7,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from protodl.pipeline import read_logs
-from protodl.records import EpochRecord, SeedLog
-from protodl.results import load_published
+from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.pipeline.run import read_logs
+from protodl.report.results import load_published
 
 PORT_EPOCHS = 1500
 

@@ -14,8 +14,8 @@ from benchmarks.measure import Bench, Stopwatch
 from benchmarks.page import speed_page
 from benchmarks.picture import draw
 from benchmarks.published_time import times_to_published
-from protodl.config import load_params
-from protodl.runtime import environment_facts, resolve_runtime
+from protodl.core.config import load_params
+from protodl.core.machine import environment_facts, resolve_runtime
 
 ROOT = Path(__file__).parents[1]
 SECTIONS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {

@@ -9,10 +9,10 @@ from typing import Any
 from benchmarks.measure import Bench, random_split
 from benchmarks.port_way import use_plain_layers
 from benchmarks.published_time import best_of
-from protodl.config import Experiment
-from protodl.datasets import DATASETS, Split, hold_out, load_split
-from protodl.runtime import Runtime
-from protodl.training import Hooks, Trainer, build_network
+from protodl.core.config import Experiment
+from protodl.core.machine import Runtime
+from protodl.data.datasets import DATASETS, Split, hold_out, load_split
+from protodl.training.trainer import Hooks, Trainer, build_network
 
 ROWS = ("mnist-small-deconv", "mnist-small-upconv")
 SEEDS = (0, 1, 2)

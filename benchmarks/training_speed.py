@@ -8,10 +8,10 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.measure import Bench, Work, build_trainer, random_split, training
 from benchmarks.operations import step_operations
 from benchmarks.port_way import ALPHA, SIGMA, PortWay
-from protodl.config import AugmentConfig, Experiment
-from protodl.datasets import DATASETS
-from protodl.models import PrototypeNetwork
-from protodl.training import Trainer
+from protodl.core.config import AugmentConfig, Experiment
+from protodl.data.datasets import DATASETS
+from protodl.network.network import PrototypeNetwork
+from protodl.training.trainer import Trainer
 
 # Keys of the loss that the published work has no counterpart of, at the value that takes them out.
 OFF = {

@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from protodl import tracking
-from protodl.training import Hooks, Trainer
+from protodl.training.trainer import Hooks, Trainer
 from stages import train
 
 

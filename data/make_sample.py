@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from protodl.datasets import DATASETS, Split
-from protodl.download import CHECKSUMS_FILE, parse, published_checksums
+from protodl.data.datasets import DATASETS, Split
+from protodl.data.download import CHECKSUMS_FILE, parse, published_checksums
 
 COUNTS: Mapping[str, tuple[int, int]] = {  # training and test images
     "mnist": (2000, 500),

@@ -9,7 +9,8 @@ The names of `__all__` are imported when first used: `import protodl` loads no t
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from protodl.explanation import Explanation, Model, explain, load
+    from protodl.explanation.local import Model, explain, load
+    from protodl.explanation.types import Explanation
 
 __version__ = "0.1.0"
 __all__ = ["Explanation", "Model", "explain", "load"]
@@ -20,4 +21,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("protodl.explanation"), name)
+    return getattr(import_module("protodl.explanation.local"), name)

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from protodl.config import ConfigError, Params, load_params
-from protodl.runtime import project_root
+from protodl.core.config import ConfigError, Params, load_params
+from protodl.core.machine import project_root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,10 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DVC_NO_ANALYTICS", "true")
     options = _parser().parse_args(arguments)
-    from protodl.pipeline import PipelineError
-    from protodl.results import ResultsError
+    from protodl.pipeline.run import PipelineError
+    from protodl.pipeline.workers import Stopped
+    from protodl.report.results import ResultsError
     from protodl.tracking import TrackingError
-    from protodl.workers import Stopped
 
     try:
         options.do(options)
@@ -114,7 +114,7 @@ def _check(_options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from protodl.pipeline import run_pipeline
+    from protodl.pipeline.run import run_pipeline
 
     run_pipeline(project_root(), options.rows, options.jobs)
     if not options.rows:
@@ -123,25 +123,25 @@ def _run(options: argparse.Namespace) -> None:
 
 def _fill_mlflow() -> None:
     """Create the runs that MLflow lacks, as it does after a clone; trouble is a warning."""
-    from protodl.pipeline import MODELS, ROWS
-    from protodl.sync import try_sync
+    from protodl.pipeline.run import MODELS, ROWS
+    from protodl.tracking.project import try_sync
 
     try_sync(_relative("params.yaml"), _relative(ROWS), _relative(MODELS))
 
 
 def _demo(_options: argparse.Namespace) -> None:
-    from protodl.demo import run_demo
+    from protodl.pipeline.demo import run_demo
 
     print(run_demo(project_root()))
 
 
 def _table(options: argparse.Namespace) -> None:
-    from protodl.pipeline import ROWS
-    from protodl.results import read_rows
-    from protodl.tables import results_table, update_readme
+    from protodl.pipeline.run import ROWS
+    from protodl.report.results import read_rows
+    from protodl.report.tables import results_table, update_readme
 
     if options.from_mlflow:
-        from protodl.sync import tracked_rows
+        from protodl.tracking.project import tracked_rows
 
         rows = tracked_rows(_params())
     else:
@@ -152,10 +152,10 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from protodl.checkpoint import CheckpointError
-    from protodl.datasets import DatasetError
-    from protodl.inputs import InputError
-    from protodl.sheets import run_explain
+    from protodl.core.files import CheckpointError
+    from protodl.data.datasets import DatasetError
+    from protodl.data.pictures import InputError
+    from protodl.report.sheets import run_explain
 
     try:
         run_explain(
@@ -167,7 +167,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _ui(options: argparse.Namespace) -> None:
-    from protodl.demo import EXPERIMENT
+    from protodl.pipeline.demo import EXPERIMENT
     from protodl.tracking import experiment_name, serve_ui
 
     if experiment_name() != EXPERIMENT:  # the demo's runs are not those of these files
@@ -179,8 +179,8 @@ def _ui(options: argparse.Namespace) -> None:
 
 
 def _sync(_options: argparse.Namespace) -> None:
-    from protodl.pipeline import MODELS, ROWS
-    from protodl.sync import sync_project
+    from protodl.pipeline.run import MODELS, ROWS
+    from protodl.tracking.project import sync_project
 
     synced = sync_project(_params(), _relative(ROWS), _relative(MODELS))
     for reason in synced.left_out:

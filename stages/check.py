@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from protodl.config import ConfigError, load_params
+from protodl.core.config import ConfigError, load_params
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

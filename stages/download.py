@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from protodl.config import ConfigError, load_params
-from protodl.datasets import DATASETS
-from protodl.download import MIRROR_VARIABLE, DownloadError, download
-from protodl.runtime import project_root
+from protodl.core.config import ConfigError, load_params
+from protodl.core.machine import project_root
+from protodl.data.datasets import DATASETS
+from protodl.data.download import MIRROR_VARIABLE, DownloadError, download
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 
 import torch
 
-from protodl.checkpoint import load_network
-from protodl.config import LossConfig, load_params
-from protodl.datasets import Split, hold_out, load_split
-from protodl.evaluation import confusion_matrix, evaluate
-from protodl.gallery import choose_gallery, save_gallery
-from protodl.judge import Judge, load_judge
-from protodl.models import PrototypeNetwork
-from protodl.quality import (
+from protodl.core.config import LossConfig, load_params
+from protodl.core.machine import resolve_runtime
+from protodl.core.training_log import SeedLog
+from protodl.data.datasets import Split, hold_out, load_split
+from protodl.evaluation.accuracy import confusion_matrix, evaluate
+from protodl.evaluation.quality import (
     Judgement,
     PrototypeQuality,
     measure_explanations,
     measure_judgement,
     measure_quality,
 )
-from protodl.records import SeedLog
-from protodl.reference import Reference, measure_reference, save_reference
-from protodl.runtime import resolve_runtime
+from protodl.explanation.gallery import choose_gallery, save_gallery
+from protodl.network.cases import Reference, measure_reference, save_reference
+from protodl.network.checkpoint import load_network
+from protodl.network.judge import Judge, load_judge
+from protodl.network.network import PrototypeNetwork
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from protodl.config import load_params
-from protodl.datasets import hold_out, load_split
-from protodl.judge import judge_accuracy, save_judge
-from protodl.judge_training import train_judge
-from protodl.runtime import environment_facts, resolve_runtime
+from protodl.core.config import load_params
+from protodl.core.machine import environment_facts, resolve_runtime
+from protodl.data.datasets import hold_out, load_split
+from protodl.network.judge import judge_accuracy, save_judge
+from protodl.training.judge import train_judge
 
 
 def train(options: argparse.Namespace) -> None:

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from protodl import figures
-from protodl.checkpoint import load_network
-from protodl.config import load_params
-from protodl.datasets import DATASETS, Split, hold_out, load_split, to_unit_interval
-from protodl.explanation import Explanation, Model, explain
-from protodl.gallery import Gallery, load_gallery
-from protodl.records import SeedLog
-from protodl.reference import load_reference
-from protodl.results import load_published
-from protodl.sheets import write_explanation
+from protodl.core.config import load_params
+from protodl.core.training_log import SeedLog
+from protodl.data.datasets import DATASETS, Split, hold_out, load_split, to_unit_interval
+from protodl.explanation.gallery import Gallery, load_gallery
+from protodl.explanation.local import Model, explain
+from protodl.explanation.types import Explanation
+from protodl.network.cases import load_reference
+from protodl.network.checkpoint import load_network
+from protodl.report.figures import curves, matrices, prototypes, reasons
+from protodl.report.figures.page import save
+from protodl.report.results import load_published
+from protodl.report.sheets import write_explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +44,7 @@ def draw(model: Model, held_out: Split) -> "Iterator[tuple[str, Figure]]":
     shown = torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()])
     yield (
         "samples",
-        figures.samples_figure(
+        prototypes.samples_figure(
             images[shown].numpy(),
             output.reconstructions[shown].numpy(),
             labels[shown].numpy(),
@@ -53,23 +55,23 @@ def draw(model: Model, held_out: Split) -> "Iterator[tuple[str, Figure]]":
     strongest = weights.amin(dim=0).numpy()
     yield (
         "prototypes",
-        figures.prototypes_figure(
+        prototypes.prototypes_figure(
             model.decoded, np.array(model.classes), strongest, info.class_names
         ),
     )
-    yield "weights", figures.weights_figure(weights.numpy(), info.class_names, model.decoded)
+    yield "weights", matrices.weights_figure(weights.numpy(), info.class_names, model.decoded)
     hits = predictions == labels
     liked = hits & (labels == FAVOURITE_CLASS)
     case = int((liked if liked.any() else hits).nonzero()[0, 0]) if hits.any() else 0
     explanation = explain(model, images[case], int(labels[case]))
-    yield "reasons", figures.reasons_figure([as_case(explanation, info.title)])
+    yield "reasons", reasons.reasons_figure([as_case(explanation, info.title)])
 
 
-def as_case(explanation: Explanation, title: str) -> figures.Case:
+def as_case(explanation: Explanation, title: str) -> reasons.Case:
     """The short form of an explanation: the nearest prototypes and what they contribute."""
     nearest = sorted(explanation.prototypes, key=lambda reason: reason.distance)[:SHOWN_PROTOTYPES]
     assert explanation.label is not None
-    return figures.Case(
+    return reasons.Case(
         title=title,
         image=explanation.image,
         reconstruction=explanation.reconstruction,
@@ -109,16 +111,16 @@ def draw_row(options: argparse.Namespace) -> None:
     reference = load_reference(options.references / f"seed-{first}.pt")
     model = Model(options.row, first, info, network, reference, train)
     for name, figure in draw(model, held_out.select(torch.arange(len(held_out))[:NUM_SHOWN])):
-        figures.save(figure, options.output / f"{name}.png")
+        save(figure, options.output / f"{name}.png")
     gallery = load_gallery(options.references / "gallery.pt")
     explain_gallery(model, gallery, options.explanations)
     logs = [SeedLog.read(options.logs / f"seed-{seed}.json") for seed in params.seeds]
     comparable = params.data.source == "full"
     published = load_published().port.test_accuracy.get(options.row) if comparable else None
-    figures.save(figures.curves_figure(logs, published), options.output / "curves.png")
+    save(curves.curves_figure(logs, published), options.output / "curves.png")
     details = json.loads((options.details / f"seed-{first}.json").read_text())
-    confusion = figures.confusion_figure(np.array(details["confusion"]), info.class_names)
-    figures.save(confusion, options.output / "confusion.png")
+    confusion = matrices.confusion_figure(np.array(details["confusion"]), info.class_names)
+    save(confusion, options.output / "confusion.png")
 
 
 def main() -> int:

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from protodl import figures
-from protodl.cards import model_card
-from protodl.config import ConfigError, Params, load_params
-from protodl.html import html_report
-from protodl.results import ResultRow, ResultsError, read_row, read_rows
-from protodl.sync import try_sync
-from protodl.tables import PICTURES, results_page, shortfall
+from protodl.core.config import ConfigError, Params, load_params
+from protodl.report.cards import model_card
+from protodl.report.figures import reasons
+from protodl.report.html import html_report
+from protodl.report.results import ResultRow, ResultsError, read_row, read_rows
+from protodl.report.tables import PICTURES, results_page, shortfall
+from protodl.tracking.project import try_sync
 
 
 def report(options: argparse.Namespace) -> None:
@@ -29,7 +29,7 @@ def report(options: argparse.Namespace) -> None:
     write_text(json.dumps(data, indent=1) + "\n", options.results)
     write_cards(rows, params, options.rows, options.cards)
     write_text(results_page(rows, params, pictures, cards), options.markdown)
-    figures.stack_reasons(overview_pictures(rows, options.rows), options.overview)
+    reasons.stack_reasons(overview_pictures(rows, options.rows), options.overview)
     write_text(
         html_report(rows, params, options.rows, options.cards, options.overview), options.html
     )

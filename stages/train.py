@@ -14,42 +14,39 @@ from typing import Any
 
 import torch
 
-from protodl import (
-    augment,
-    checkpoint,
-    config,
-    datasets,
-    evaluation,
-    losses,
-    models,
-    optimizers,
-    records,
-    runtime,
-    step_graph,
-    training,
-)
-from protodl.checkpoint import fingerprint, save_network
-from protodl.config import Experiment, TrainingConfig, load_params
-from protodl.datasets import DATASETS, Split, hold_out, load_split, to_unit_interval
-from protodl.models import Classifier
-from protodl.records import SeedLog
-from protodl.runtime import Runtime, environment_facts, project_root, resolve_runtime
-from protodl.training import FitResult, Trainer, TrainingError, build_network, fit
+from protodl.core import config, files, machine, training_log
+from protodl.core.config import Experiment, TrainingConfig, load_params
+from protodl.core.machine import Runtime, environment_facts, project_root, resolve_runtime
+from protodl.core.training_log import SeedLog
+from protodl.data import augment, datasets
+from protodl.data.datasets import DATASETS, Split, hold_out, load_split, to_unit_interval
+from protodl.evaluation import accuracy
+from protodl.network import checkpoint, head, layers, losses, network
+from protodl.network.checkpoint import save_network
+from protodl.network.network import Classifier
+from protodl.training import fingerprint as fingerprints
+from protodl.training import optimizers, step_graph, trainer
+from protodl.training.fingerprint import fingerprint
+from protodl.training.trainer import FitResult, Trainer, TrainingError, build_network, fit
 
 # The sources that decide an outcome: a change in one of them is another fingerprint.
 MODULES = (
+    accuracy,
     augment,
     checkpoint,
     config,
     datasets,
-    evaluation,
+    files,
+    fingerprints,
+    head,
+    layers,
     losses,
-    models,
+    machine,
+    network,
     optimizers,
-    records,
-    runtime,
     step_graph,
-    training,
+    trainer,
+    training_log,
 )
 SOURCES = [Path(__file__), *(Path(str(module.__file__)) for module in MODULES)]
 NUM_SAMPLES = 10  # held-out images whose reconstructions are shown while training
@@ -148,7 +145,7 @@ def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
     return log
 
 
-def _fit(row: Row, seed: int, path: Path, hooks: training.Hooks) -> FitResult:
+def _fit(row: Row, seed: int, path: Path, hooks: trainer.Hooks) -> FitResult:
     network = build_network(row.experiment, row.train, seed)
     trainer = Trainer(network, row.train, row.validation, row.experiment, row.runtime, seed)
     return fit(trainer, path, row.settings.checkpoint_every, hooks)

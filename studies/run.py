@@ -7,10 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from protodl.config import ConfigError, load_params
-from protodl.pipeline import DATA_STAGES, PipelineError, reproduce, run_pipeline
-from protodl.runtime import project_root
-from protodl.workers import Stopped
+from protodl.core.config import ConfigError, load_params
+from protodl.core.machine import project_root
+from protodl.pipeline.run import DATA_STAGES, PipelineError, reproduce, run_pipeline
+from protodl.pipeline.workers import Stopped
 from studies.price.variants import load_study
 
 FOLDER = Path(__file__).parent
@@ -23,7 +23,7 @@ def run_study(folder: Path, workers: int, needs_table: bool) -> None:
 
     Raises:
         ConfigError: the study's params.yaml is wrong, or of another table; nothing was started.
-        PipelineError, protodl.workers.Stopped: as protodl.pipeline.run_pipeline.
+        PipelineError, protodl.pipeline.workers.Stopped: as protodl.pipeline.run.run_pipeline.
     """
     root = project_root()
     if needs_table:

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from protodl.config import Params, load_params
-from protodl.records import EpochRecord, SeedLog
-from protodl.tables import PICTURES
+from protodl.core.config import Params, load_params
+from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.report.tables import PICTURES
 from stages.evaluate import summarise, write_json
 
 ENVIRONMENT = {

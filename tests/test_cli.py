@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from protodl.config import load_params
+from protodl.core.config import load_params
 
 ROOT = Path(__file__).parents[1]
 ROWS = list(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["experiments"])

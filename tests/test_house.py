@@ -34,7 +34,7 @@ TARGETS = {
 
 def project_files() -> list[Path]:
     """Text files that are, or would be, in git; those in the work tree without git."""
-    from protodl.demo import own_files
+    from protodl.pipeline.demo import own_files
 
     binary = {".png", ".gz", ".pt", ".jpg", ".db"}
     return [path for name in own_files(ROOT) if (path := ROOT / name).suffix not in binary]
@@ -190,7 +190,7 @@ def test_dvc_reports_nothing_to_its_makers() -> None:
 
 
 def test_rows_are_looked_for_where_dvc_puts_them() -> None:
-    from protodl.pipeline import ROW_STAGES, ROWS
+    from protodl.pipeline.run import ROW_STAGES, ROWS
 
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert {

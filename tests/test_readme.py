@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from protodl.config import Experiment, Params, TrainingConfig, load_params
+from protodl.core.config import Experiment, Params, TrainingConfig, load_params
 from tests.test_house import TARGETS
 
 ROOT = Path(__file__).parents[1]

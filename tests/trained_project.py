@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from protodl.checkpoint import save_network
-from protodl.config import load_params
-from protodl.datasets import hold_out, load_split
-from protodl.download import download
-from protodl.reference import measure_reference, save_reference
-from protodl.runtime import Runtime
-from protodl.training import Trainer, build_network, fit
+from protodl.core.config import load_params
+from protodl.core.machine import Runtime
+from protodl.data.datasets import hold_out, load_split
+from protodl.data.download import download
+from protodl.network.cases import measure_reference, save_reference
+from protodl.network.checkpoint import save_network
+from protodl.training.trainer import Trainer, build_network, fit
 
 ROOT = Path(__file__).parents[1]
 ROW = "tiny-row"

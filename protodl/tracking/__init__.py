@@ -4,17 +4,6 @@ The only package that imports mlflow, and only when something is tracked. It obs
 record is a warning, never the end of a training, and `sync` adds later what is missing.
 """
 
-from protodl.tracking.finished import (
-    RowResult,
-    describe_row,
-    log_evaluation,
-    log_pictures,
-    log_row,
-    read_results,
-    set_champions,
-    sync,
-    sync_explained,
-)
 from protodl.tracking.live import Terminated, Tracker, start_seed
 from protodl.tracking.page import describe_experiment, link, serve_ui
 from protodl.tracking.served import ExplainedModel, ServedModel, explained_name, registered_name
@@ -24,6 +13,17 @@ from protodl.tracking.store import (
     dvc_facts,
     experiment_name,
     tracking_uri,
+)
+from protodl.tracking.sync import (
+    RowResult,
+    describe_row,
+    log_evaluation,
+    log_pictures,
+    log_row,
+    read_results,
+    set_champions,
+    sync,
+    sync_explained,
 )
 from protodl.tracking.watch import watch
 

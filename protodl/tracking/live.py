@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from protodl.records import EpochRecord
-from protodl.results import UNTRACKED
+from protodl.core.training_log import UNTRACKED, EpochRecord
 from protodl.tracking.runs import (
     SeedFacts,
     create_seed_run,

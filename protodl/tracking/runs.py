@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from protodl.datasets import DATASETS
-from protodl.records import EpochRecord, SeedLog
-from protodl.results import flatten
+from protodl.core.config import flatten
+from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.data.datasets import DATASETS
 from protodl.tracking.store import Store, now_ms
 
 if TYPE_CHECKING:

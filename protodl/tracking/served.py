@@ -36,9 +36,9 @@ class ServedModel:
 class ExplainedModel:
     """A classifier that gives its reasons, as it is served: the same images -> a dict for each."""
 
-    module: "torch.nn.Module"  # protodl.serving.Explainer
+    module: "torch.nn.Module"  # protodl.explanation.serving.Explainer
     example: "npt.NDArray[np.float32]"  # (2, C, H, W)
-    facts: Mapping[str, Any]  # protodl.serving.explainer_facts
+    facts: Mapping[str, Any]  # protodl.explanation.serving.explainer_facts
 
 
 def registered_name(dataset: str) -> str:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from protodl.runtime import project_root
+from protodl.core.machine import project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from protodl.records import EpochRecord
+from protodl.core.training_log import EpochRecord
 from protodl.tracking.live import Tracker
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from tqdm import tqdm
 
-    from protodl.models import PrototypeNetwork
-    from protodl.training import Hooks
+    from protodl.network.network import PrototypeNetwork
+    from protodl.training.trainer import Hooks
 
 PICTURE_COLUMNS, PICTURE_SCALE = 10, 3  # MLflow does not enlarge a picture
 
@@ -35,7 +35,7 @@ def watch(
         epochs: number of epochs.
         images: number of training images in an epoch.
     """
-    from protodl.training import Hooks
+    from protodl.training.trainer import Hooks
 
     with _bar(title, epochs * images) as bar:
 
@@ -111,7 +111,7 @@ def _pictures(network: "PrototypeNetwork", samples: "Tensor") -> "dict[str, npt.
     """Originals above their reconstructions, and the decoded prototypes, each as one picture."""
     import torch
 
-    from protodl.pixels import image_grid
+    from protodl.report.figures.pixels import image_grid
 
     with torch.inference_mode():
         images = samples.to(network.prototypes.device)

@@ -8,15 +8,15 @@ from statistics import fmean
 
 import torch
 
-from protodl.checkpoint import load_network
-from protodl.config import LossConfig, load_params
-from protodl.datasets import Split, hold_out, load_split
-from protodl.evaluation import evaluate
-from protodl.judge import Judge, load_judge
-from protodl.models import PrototypeNetwork
-from protodl.quality import measure_explanations, measure_judgement, measure_quality
-from protodl.reference import measure_reference
-from protodl.runtime import resolve_runtime
+from protodl.core.config import LossConfig, load_params
+from protodl.core.machine import resolve_runtime
+from protodl.data.datasets import Split, hold_out, load_split
+from protodl.evaluation.accuracy import evaluate
+from protodl.evaluation.quality import measure_explanations, measure_judgement, measure_quality
+from protodl.network.cases import measure_reference
+from protodl.network.checkpoint import load_network
+from protodl.network.judge import Judge, load_judge
+from protodl.network.network import PrototypeNetwork
 
 
 @torch.inference_mode()

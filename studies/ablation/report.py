@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from tabulate import tabulate
 
-from protodl import figures
-from protodl.checkpoint import load_network
-from protodl.config import ConfigError, Experiment, Params, load_params
-from protodl.datasets import DATASETS
-from protodl.models import PrototypeNetwork, prototype_classes
-from protodl.records import SeedLog
-from protodl.results import flatten
-from protodl.tables import SAMPLE_HEADING, format_seconds
+from protodl.core.config import ConfigError, Experiment, Params, flatten, load_params
+from protodl.core.training_log import SeedLog
+from protodl.data.datasets import DATASETS
+from protodl.network.checkpoint import load_network
+from protodl.network.head import prototype_classes
+from protodl.network.network import PrototypeNetwork
+from protodl.report.figures.page import save
+from protodl.report.tables import SAMPLE_HEADING, format_seconds
+from studies.ablation import picture
 from studies.ablation.variants import BASES
 
 NONE = "–"
@@ -208,7 +209,7 @@ def _how(variants: Sequence[Variant]) -> str:
 
 
 @torch.inference_mode()
-def strongest(network: PrototypeNetwork, name: str, note: str) -> figures.Compared:
+def strongest(network: PrototypeNetwork, name: str, note: str) -> picture.Compared:
     """For each class that has a prototype the one with the most negative weight, decoded."""
     weight = network.head.weight
     classes = prototype_classes(weight)
@@ -217,7 +218,7 @@ def strongest(network: PrototypeNetwork, name: str, note: str) -> figures.Compar
     )
     pictures = network.decode(network.prototypes[shown])
     meant = network(pictures, decode=False).logits.argmax(dim=1)
-    return figures.Compared(
+    return picture.Compared(
         name=name,
         note=note,
         images=pictures.numpy(),
@@ -228,9 +229,9 @@ def strongest(network: PrototypeNetwork, name: str, note: str) -> figures.Compar
 
 def compared(
     variants: Sequence[Variant], models: Path, seed: int
-) -> dict[str, list[figures.Compared]]:
+) -> dict[str, list[picture.Compared]]:
     """By title of the data set: the prototypes of each variant that has some."""
-    groups: dict[str, list[figures.Compared]] = {}
+    groups: dict[str, list[picture.Compared]] = {}
     for variant in variants:
         if variant.experiment.model.distance != "none":
             network = load_network(models / variant.name / f"seed-{seed}.pt")
@@ -249,7 +250,7 @@ def report(options: argparse.Namespace) -> None:
     params = load_params(options.params)
     variants = read_variants(params, options.rows)
     groups = compared(variants, options.models, params.seeds[0])
-    figures.save(figures.comparison_figure(groups, class_names()), options.picture)
+    save(picture.comparison_figure(groups, class_names()), options.picture)
     records = [variant.record() for variant in variants]
     options.results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     text = page(variants, params, options.picture.name)

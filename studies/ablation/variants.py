@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from protodl.config import ConfigError, Params, load_params
+from protodl.core.config import ConfigError, Params, load_params
 
 BASES = {"mnist": "mnist-small-deconv", "cifar10": "cifar10-small-deconv"}  # rows of the project
 EPOCHS = 2

@@ -12,10 +12,10 @@ from statistics import fmean, variance
 from pydantic import BaseModel
 from tabulate import tabulate
 
-from protodl.config import ConfigError, Params, load_params
-from protodl.records import SeedLog
-from protodl.results import ResultsError, read_row
-from protodl.tables import SAMPLE_HEADING, format_seconds
+from protodl.core.config import ConfigError, Params, load_params
+from protodl.core.training_log import SeedLog
+from protodl.report.results import ResultsError, read_row
+from protodl.report.tables import SAMPLE_HEADING, format_seconds
 from studies.price.variants import load_study
 
 NONE = "–"

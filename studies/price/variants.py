@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from protodl.config import ConfigError, Params, load_params
+from protodl.core.config import ConfigError, Params, load_params
 
 CHANGES = {
     "model": {"project": False},

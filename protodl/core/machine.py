@@ -1,0 +1,163 @@
+"""The machine a run happens on: project root, device, precision, threads, seeds, facts."""
+
+import ctypes
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from protodl.core.config import TrainingConfig
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of malloc.h
+THREADS_VARIABLE = "PROTODL_THREADS"  # set by `protodl run -j N` for each worker
+
+
+def project_root() -> Path:
+    """The main repository's folder, also where DVC runs a stage in a temporary copy of it.
+
+    Raises:
+        FileNotFoundError: neither DVC_ROOT is set nor does a folder above hold a dvc.yaml.
+    """
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no dvc.yaml in {here} or above it; run this inside the project")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Resolved settings of a run: what `auto` became on this machine."""
+
+    device: "torch.device"
+    dtype: "torch.dtype"  # of activations and matrix products; weights stay float32
+    memory_format: "torch.memory_format"
+    threads: int
+    cuda_graph: bool = False  # whether steps are recorded and replayed
+
+
+def resolve_runtime(training: "TrainingConfig") -> Runtime:
+    """Turn `auto` into this machine's best choice and set torch's number of threads.
+
+    Raises:
+        ValueError: device cuda is asked for and there is none.
+    """
+    import torch
+
+    if training.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "params.yaml: training.device = 'cuda': torch sees no GPU; use 'auto' or 'cpu'"
+        )
+    auto_device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(auto_device if training.device == "auto" else training.device)
+    threads = int(os.environ.get(THREADS_VARIABLE, "0")) or training.threads or available_cpus()
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    return Runtime(
+        device=device,
+        dtype=_resolve_precision(training.precision, device),
+        memory_format=(
+            torch.contiguous_format
+            if training.memory_format == "contiguous"
+            else torch.channels_last
+        ),
+        threads=threads,
+        cuda_graph=training.cuda_graph and device.type == "cuda",
+    )
+
+
+def _resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
+    """bfloat16 where the hardware multiplies it natively, else float32."""
+    import torch
+
+    if precision == "auto":
+        native = (
+            torch.cuda.is_bf16_supported()
+            if device.type == "cuda"
+            else bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+        )
+        precision = "bfloat16" if native else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed tensors, where it is GNU's.
+
+    By default it gives large blocks back to the system at once, and every step of a training pays
+    for fresh pages again: a third of its time on small networks.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)  # from the heap, whatever the size
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # and the heap does not shrink
+
+
+def available_cpus() -> int:
+    """Processors that this process may use (the scheduler's mask where the system has one)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's global random state is that of this seed; afterwards it is what it was."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def environment_facts(runtime: Runtime) -> dict[str, str]:
+    """Versions, hardware and git revision, as a flat table of strings."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _device_name(runtime.device),
+        "device": runtime.device.type,
+        "threads": str(runtime.threads),
+        "precision": str(runtime.dtype).removeprefix("torch."),
+        "memory_format": str(runtime.memory_format).removeprefix("torch."),
+        "git_revision": git_revision(),
+    }
+
+
+def _device_name(device: "torch.device") -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {available_cpus()} cores"
+    return f"{platform.processor() or platform.machine()}, {available_cpus()} cores"
+
+
+def git_revision() -> str:
+    """The checked-out commit, `+` where tracked files differ from it; `unknown` outside git."""
+    try:
+        revision = _git("rev-parse", "HEAD")
+        return revision + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()

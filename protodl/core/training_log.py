@@ -1,0 +1,64 @@
+"""What a training writes down: plain records that need neither torch nor MLflow to be read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """An immutable record that is stored as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EpochRecord(Record):
+    """One epoch of one seed; `loss` is the weighted sum of the terms, the terms are unweighted."""
+
+    epoch: int  # 1 is the first
+    step: int  # optimizer steps so far
+    timestamp_ms: int
+    seconds: float
+    images_per_second: float
+    learning_rate: float
+    train: dict[str, float]  # accuracy, loss and terms, means over augmented training images
+    validation: dict[str, float]  # the same of the held-out images; r1 over all of them at once
+    selected: bool  # the best held-out accuracy so far
+
+
+class SeedLog(Record):
+    """Everything about one trained seed that MLflow shows, so that a lost store can be refilled."""
+
+    row: str
+    seed: int
+    fingerprint: str
+    experiment_name: str
+    run_id: str
+    parent_run_id: str
+    parameters: dict[str, Any]  # nested, as in params.yaml, presets resolved
+    environment: dict[str, str]
+    start_ms: int
+    end_ms: int
+    train_seconds: float
+    num_epochs: int
+    selected_epoch: int
+    num_train: int
+    num_validation: int
+    data_digest: str
+    history: list[EpochRecord]
+
+    @classmethod
+    def read(cls, path: Path) -> "SeedLog":
+        """Read a log; raises pydantic's ValidationError where the file is not one."""
+        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+
+    def write(self, path: Path) -> None:
+        """Write the log as JSON; it appears whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+
+UNTRACKED = "untracked"  # a run's id where MLflow could not be used while it was trained

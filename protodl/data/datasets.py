@@ -1,0 +1,258 @@
+"""The three data sets: what they are, their splits as one uint8 tensor, and the held-out part.
+
+Shapes: N images, C channels, H, W. Importing this module costs milliseconds: torch comes late,
+torchvision never (protodl.data.download has it).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DatasetError(ValueError):
+    """A split file that is missing, damaged or not of the expected kind."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Facts of one data set; `folder` is where torchvision and a mirror keep its raw files."""
+
+    name: str
+    title: str
+    torchvision_class: str
+    folder: str
+    channels: int
+    size: int
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image: (C, H, W)."""
+        return (self.channels, self.size, self.size)
+
+
+_INFOS = (
+    DatasetInfo(
+        name="mnist",
+        title="MNIST",
+        torchvision_class="MNIST",
+        folder="MNIST/raw",
+        channels=1,
+        size=28,
+        class_names=tuple("0123456789"),
+    ),
+    DatasetInfo(
+        name="fashion-mnist",
+        title="Fashion-MNIST",
+        torchvision_class="FashionMNIST",
+        folder="FashionMNIST/raw",
+        channels=1,
+        size=28,
+        class_names=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+    ),
+    DatasetInfo(
+        name="cifar10",
+        title="CIFAR-10",
+        torchvision_class="CIFAR10",
+        folder="cifar-10-batches-py",
+        channels=3,
+        size=32,
+        class_names=(
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
+    ),
+)
+
+DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({info.name: info for info in _INFOS})
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images uint8 (N, C, H, W) and their labels int64 (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        return self.labels.shape[0]
+
+    def select(self, indices: torch.Tensor) -> Split:
+        """The images at `indices` (int64, any length), copied."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+def save_split(split: Split, path: Path) -> None:
+    """Write a split; the same content gives the same bytes whatever the file is called.
+
+    Raises:
+        ValueError: images or labels have the wrong shape or type.
+    """
+    import torch
+
+    if problem := _problem(split.images, split.labels):
+        raise ValueError(f"{path}: cannot write this split: {problem}")
+    # A view would be saved with its whole storage; a file name would end up inside the archive.
+    images, labels = (
+        t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for t in (split.images, split.labels)
+    )
+    buffer = io.BytesIO()
+    torch.save({"images": images, "labels": labels}, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(buffer.getbuffer())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_split(path: Path) -> Split:
+    """Read a split written by the download stage.
+
+    Raises:
+        DatasetError: the file is missing, damaged, or holds something else.
+    """
+    import torch
+
+    try:
+        with ZipFile(path) as archive:  # torch itself does not look at the checksums of records
+            damaged = archive.testzip()
+        if damaged:
+            raise BadZipFile(f"wrong checksum of {damaged}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file; {_advice(path)}") from None
+    except (BadZipFile, RuntimeError, OSError, pickle.PickleError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DatasetError(f"{path}: damaged ({reason}); {_advice(path)}") from error
+    if not isinstance(content, dict) or set(content) != {"images", "labels"}:
+        raise DatasetError(f"{path}: not a split of images and labels; {_advice(path)}")
+    if problem := _problem(content["images"], content["labels"]):
+        raise DatasetError(f"{path}: {problem}; {_advice(path)}")
+    return Split(content["images"], content["labels"])
+
+
+def _advice(path: Path) -> str:
+    name = Path(path).absolute().parent.name
+    stage = name if name in DATASETS else "<dataset>"
+    return f"run `dvc repro download@{stage}`"
+
+
+def _problem(images: object, labels: object) -> str | None:
+    """What keeps this from being uint8 (N, C, H, W) and int64 (N,), or None."""
+    import torch
+
+    if not isinstance(images, torch.Tensor) or not isinstance(labels, torch.Tensor):
+        return "images and labels must be tensors"
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        return f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        return f"labels must be int64 (N,), not {labels.dtype} {tuple(labels.shape)}"
+    if not 0 < images.shape[0] == labels.shape[0]:
+        return f"{images.shape[0]} images and {labels.shape[0]} labels"
+    if int(labels.min()) < 0:
+        return f"label {int(labels.min())} is negative"
+    return None
+
+
+def hold_out(split: Split, size: int = 5000, seed: int = 0) -> tuple[Split, Split]:
+    """Divide into (training, validation), `size` images in the latter, stratified by class.
+
+    Each class is represented in proportion, to within one image. Depends on labels, size and seed
+    only; the global random state is neither read nor changed. Both parts keep the original order.
+
+    Raises:
+        ValueError: `size` is not between 1 and N - 1.
+    """
+    import torch
+
+    total = len(split)
+    if not 0 < size < total:
+        raise ValueError(
+            f"params.yaml: training.validation_size = {size}: must be between 1 and {total - 1}, "
+            f"as there are {total} training images (the embedded sample is small: use 400)"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(total, generator=generator)
+    shuffled_labels = split.labels[order]
+    held_out = torch.zeros(total, dtype=torch.bool)
+    for label, quota in enumerate(_quotas(torch.bincount(split.labels).tolist(), size)):
+        held_out[order[shuffled_labels == label][:quota]] = True
+    return split.select((~held_out).nonzero()[:, 0]), split.select(held_out.nonzero()[:, 0])
+
+
+def _quotas(counts: list[int], size: int) -> list[int]:
+    """Share `size` among classes of these counts: whole parts, then the largest remainders."""
+    parts = [divmod(size * count, sum(counts)) for count in counts]
+    quotas = [whole for whole, _ in parts]
+    by_remainder = sorted(range(len(counts)), key=lambda label: -parts[label][1])
+    for label in by_remainder[: size - sum(quotas)]:
+        quotas[label] += 1
+    return quotas
+
+
+def to_unit_interval(images: torch.Tensor) -> torch.Tensor:
+    """Scale uint8 images of any shape to exactly x / 255 in [0, 1], as float32.
+
+    Raises:
+        ValueError: the images are not uint8 (scaled twice, most likely).
+    """
+    import torch
+
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images to scale must be uint8, not {images.dtype}")
+    # A Python scalar becomes a multiplication by its reciprocal on CUDA, a bit off x / 255.
+    divisor = torch.full((), 255, dtype=torch.float32, device=images.device)
+    return images.float() / divisor
+
+
+EVALUATION_BATCH = 500
+
+
+def batches(split: Split, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (N, C, H, W) in [0, 1] and labels (N,) in order, batch by batch."""
+    for images, labels in zip(
+        split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
+    ):
+        yield to_unit_interval(images.to(device)), labels.to(device)

@@ -1,0 +1,84 @@
+"""The test images whose explanations are shown: sure ones, close ones, and the worst errors.
+
+Shapes: N images, K classes, M images chosen.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from protodl.core.files import FORMAT, CheckpointError, read, write_atomically
+from protodl.data.datasets import Split, batches
+from protodl.network.network import PrototypeNetwork
+
+EACH = 2  # at most, of each kind
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Images of the test split, each with the kind that it is an example of."""
+
+    kinds: list[str]  # M of them, those of a kind side by side
+    indices: Tensor  # (M,) in the test split
+    cases: Split  # (M, C, H, W), (M,)
+
+
+@torch.inference_mode()
+def choose_gallery(network: PrototypeNetwork, test: Split) -> Gallery:
+    """Choose for each kind at most EACH images, always the same ones for the same network."""
+    device = network.prototypes.device
+    outputs = [network(images, decode=False).logits for images, _ in batches(test, device)]
+    chosen = choose(torch.cat(outputs).cpu(), test.labels)
+    indices = torch.tensor([index for _, index in chosen], dtype=torch.int64)
+    return Gallery([kind for kind, _ in chosen], indices, test.select(indices))
+
+
+def choose(logits: Tensor, labels: Tensor) -> list[tuple[str, int]]:
+    """Kinds and indices of the chosen among images of these logits (N, K) and labels (N,).
+
+    By the gap between the two largest logits: `correct` have the largest gaps of the images that
+    are predicted right, each another class; `borderline` the smallest of all; `wrong` the largest
+    of the errors. Among equal gaps the first image wins.
+    """
+    top = logits.topk(2, dim=1)
+    gaps, predictions = top.values[:, 0] - top.values[:, 1], top.indices[:, 0]
+    by_gap = gaps.argsort(stable=True, descending=True).tolist()
+    right = (predictions == labels).tolist()
+    first_of_class: dict[int, int] = {}
+    for index in by_gap:
+        if right[index]:
+            first_of_class.setdefault(int(labels[index]), index)
+    found = {
+        "correct": list(first_of_class.values()),
+        "borderline": gaps.argsort(stable=True).tolist(),
+        "wrong": [index for index in by_gap if not right[index]],
+    }
+    return [(kind, index) for kind, indices in found.items() for index in indices[:EACH]]
+
+
+def save_gallery(gallery: Gallery, path: Path) -> None:
+    """Write a gallery."""
+    data = {
+        "format": FORMAT,
+        "kinds": gallery.kinds,
+        "indices": gallery.indices,
+        "images": gallery.cases.images,
+        "labels": gallery.cases.labels,
+    }
+    write_atomically(data, path)
+
+
+def load_gallery(path: Path) -> Gallery:
+    """Read what `save_gallery` wrote.
+
+    Raises:
+        CheckpointError: the file is missing or not a gallery.
+    """
+    remedy = "make it: dvc repro evaluate@<row>"
+    data = read(path, remedy)
+    try:
+        return Gallery(data["kinds"], data["indices"], Split(data["images"], data["labels"]))
+    except KeyError as error:
+        raise CheckpointError(f"{path}: is not a gallery of this version; {remedy}") from error

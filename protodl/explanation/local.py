@@ -1,0 +1,262 @@
+"""Why a trained network decides on one image as it does: `load`, `explain`, `Explanation`.
+
+Shapes: N training cases, C channels, H x W pixels, D code size, P prototypes, K classes.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from protodl.core.config import ConfigError, load_params
+from protodl.core.files import CheckpointError
+from protodl.core.machine import project_root
+from protodl.data.datasets import DATASETS, DatasetInfo, Split, hold_out, load_split
+from protodl.data.pictures import Array, Input, as_input
+from protodl.explanation.types import (
+    Case,
+    ChangeNeeded,
+    Explanation,
+    Outcome,
+    OutOfDistribution,
+    PrototypeReason,
+    SingleChange,
+)
+from protodl.network.cases import Reference, load_reference, nearest_cases
+from protodl.network.checkpoint import load_network
+from protodl.network.head import baseline, contributions, prototype_classes
+from protodl.network.network import PrototypeNetwork
+
+NUM_CASES = 6  # training cases named as nearest to the image
+ROUNDING = 1e-9  # relative, of logits in float64
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """One trained seed of a row, and what its explanations compare with; all on the CPU.
+
+    Raises:
+        ValueError: network, reference and training cases do not belong together.
+    """
+
+    row: str
+    seed: int
+    info: DatasetInfo
+    network: PrototypeNetwork
+    reference: Reference
+    train: Split  # the N cases whose codes the reference holds, in its order
+
+    def __post_init__(self) -> None:
+        codes, means = self.reference.codes, self.reference.mean_distances
+        fitting = codes.shape[1:] == self.network.prototypes.shape[1:]
+        if not fitting or len(means) != len(self.network.prototypes):
+            raise ValueError(f"{self.row}, seed {self.seed}: the reference is of another network")
+        if len(codes) != len(self.train):
+            raise ValueError(
+                f"{self.row}, seed {self.seed}: the reference holds {len(codes)} training cases, "
+                f"the data {len(self.train)}"
+            )
+
+    @cached_property
+    def exact(self) -> PrototypeNetwork:
+        """The network in float64: its contributions sum to its logits without visible rounding."""
+        return copy.deepcopy(self.network).double()
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """The class that each of the P prototypes stands for."""
+        return prototype_classes(self.network.head.weight).tolist()
+
+    @cached_property
+    def decoded(self) -> Array:
+        """The prototypes as pictures (P, C, H, W) in [0, 1]."""
+        with torch.no_grad():
+            return self.network.decode_prototypes().numpy()
+
+    @cached_property
+    def prototype_cases(self) -> "list[Case]":
+        """The training case nearest to each of the P prototypes."""
+        with torch.no_grad():
+            indices, distances = nearest_cases(self.network.prototypes, self.reference.codes, 1)
+        return [self.case(*found) for found in _pairs(indices[:, 0], distances[:, 0])]
+
+    def case(self, index: int, distance: float) -> "Case":
+        """A training case, seen from somewhere."""
+        name = self.info.class_names[int(self.train.labels[index])]
+        return Case(index, name, distance, self.train.images[index].numpy())
+
+
+def _pairs(indices: Tensor, distances: Tensor) -> list[tuple[int, float]]:
+    return list(zip(indices.tolist(), distances.tolist(), strict=True))
+
+
+# --- making one -------------------------------------------------------------------------------
+
+
+def load(row: str, seed: int | None = None, root: Path | str | None = None) -> Model:
+    """Load a trained row of params.yaml.
+
+    Args:
+        row: key of experiments.
+        seed: one of params.yaml's seeds; default: the first.
+        root: the project's folder; default: the one that the working directory lies in.
+
+    Raises:
+        ConfigError: params.yaml is wrong, or has no such row or seed.
+        CheckpointError, DatasetError: the row is not trained and evaluated yet, or a file is bad.
+        FileNotFoundError: there is no project here.
+    """
+    root = project_root() if root is None else Path(root)
+    params = load_params(root / "params.yaml")
+    info = DATASETS[params.experiment(row).dataset]
+    seed = params.seeds[0] if seed is None else seed
+    if seed not in params.seeds:
+        raise ConfigError(f"params.yaml: seeds = {params.seeds}: has no seed {seed}; add it there")
+    network, reference = (
+        root / folder / row / f"seed-{seed}.pt" for folder in ("models", "models/references")
+    )
+    for path in (network, reference):
+        if not path.is_file():
+            raise CheckpointError(f"{path}: not there; make it: dvc repro evaluate@{row}")
+    settings = params.training
+    everything = load_split(root / "data" / info.name / "train.pt")
+    train, _ = hold_out(everything, settings.validation_size, settings.split_seed)
+    try:
+        return Model(row, seed, info, load_network(network), load_reference(reference), train)
+    except ValueError as error:
+        raise CheckpointError(f"{error}; renew it: dvc repro evaluate@{row}") from error
+
+
+@torch.no_grad()
+def explain(
+    model: Model, image: Input, label: int | None = None, name: str | None = None
+) -> Explanation:
+    """Explain what the network makes of one image.
+
+    Codes are the network's own, in float32; distances and logits follow from them in float64.
+
+    Args:
+        model: see `load`.
+        image: a path, a PIL image, or a tensor or array (1 or 3, H, W), uint8 or floats in [0, 1];
+            see `protodl.data.pictures.as_input` for what is done to it.
+        label: its true class, if known.
+        name: what to call it; default: the file's name, or `image`.
+
+    Raises:
+        InputError: the image cannot be used.
+    """
+    pixels, notes = as_input(image, model.info)
+    maps = model.network.encoder(pixels[None])
+    code = maps.flatten(1)
+    distances = model.exact.distances(code.double())[0]
+    logits = model.exact.classify(distances[None])[0]
+    first, second = logits.topk(2).indices.tolist()
+    cases = nearest_cases(code, model.reference.codes, NUM_CASES)
+    names = model.info.class_names
+    prediction, runner_up = _outcomes(logits, [first, second], names)
+    head, means = model.exact.head, model.reference.mean_distances.double()
+    return Explanation(
+        name=name or (Path(image).stem if isinstance(image, str | Path) else "image"),
+        row=model.row,
+        seed=model.seed,
+        prediction=prediction,
+        runner_up=runner_up,
+        label=None if label is None else names[label],
+        baseline_logits=tuple(baseline(means, head.weight, head.bias).tolist()),
+        prototypes=_reasons(model, distances, first, second),
+        nearest_cases=tuple(model.case(*found) for found in _pairs(cases[0][0], cases[1][0])),
+        change_needed=_change_needed(model, distances, logits, first, second),
+        out_of_distribution=_limits(model.reference, distances, float(cases[1][0, 0])),
+        notes=notes + _remarks(model),
+        image=pixels.numpy(),
+        reconstruction=model.network.decoder(maps)[0].numpy(),
+    )
+
+
+def _outcomes(logits: Tensor, classes: list[int], names: tuple[str, ...]) -> list[Outcome]:
+    shares = logits.softmax(dim=0)
+    return [Outcome(k, names[k], float(shares[k]), float(logits[k])) for k in classes]
+
+
+def _reasons(
+    model: Model, distances: Tensor, first: int, second: int
+) -> tuple[PrototypeReason, ...]:
+    """What each prototype says for the first and the second class."""
+    means, weight = model.reference.mean_distances.double(), model.exact.head.weight
+    parts = contributions(distances[None], means, weight)[0]
+    reasons = [
+        PrototypeReason(
+            index=p,
+            class_name=model.info.class_names[model.classes[p]],
+            distance=float(distances[p]),
+            usual_distance=float(means[p]),
+            weight=float(weight[first, p]),
+            weight_to_runner_up=float(weight[second, p]),
+            contribution=float(parts[first, p]),
+            contribution_to_runner_up=float(parts[second, p]),
+            nearest_case=model.prototype_cases[p],
+            picture=model.decoded[p],
+        )
+        for p in range(len(distances))
+    ]
+    return tuple(sorted(reasons, key=lambda reason: -reason.contribution))
+
+
+def _change_needed(
+    model: Model, distances: Tensor, logits: Tensor, first: int, second: int
+) -> ChangeNeeded:
+    gap = float(logits[first] - logits[second])
+    found = smallest_change(distances, logits, model.exact.head.weight, first, second)
+    if found is None:
+        return ChangeNeeded(gap, None)
+    p, needed = found
+    name = model.info.class_names[model.classes[p]]
+    return ChangeNeeded(gap, SingleChange(p, name, float(distances[p]), needed))
+
+
+def smallest_change(
+    distances: Tensor, logits: Tensor, head_weight: Tensor, first: int, second: int
+) -> tuple[int, float] | None:
+    """The prototype whose distance has to change least for two classes to draw level.
+
+    Each distance is changed alone, stays at 0 or above, and lifts no third class above the two.
+
+    Args:
+        distances: (P,).
+        logits: (K,), at these distances.
+        head_weight: (K, P).
+        first: the class that leads.
+        second: the class that is to reach it.
+
+    Returns:
+        The prototype and the distance needed, or None where no single one suffices.
+    """
+    change = (logits[second] - logits[first]) / (head_weight[first] - head_weight[second])  # (P,)
+    then = logits[:, None] + head_weight * change  # (K, P)
+    level = then[second]
+    leading = (then <= level + ROUNDING * (1 + level.abs())).all(dim=0)
+    possible = change.isfinite() & (distances + change >= 0) & leading
+    if not possible.any():
+        return None
+    p = int(change.abs().masked_fill(~possible, torch.inf).argmin())
+    return p, float(distances[p] + change[p])
+
+
+def _limits(reference: Reference, distances: Tensor, case_distance: float) -> OutOfDistribution:
+    nearest = float(distances.min())
+    beyond = nearest > reference.prototype_limit and case_distance > reference.case_limit
+    return OutOfDistribution(
+        beyond, nearest, reference.prototype_limit, case_distance, reference.case_limit
+    )
+
+
+def _remarks(model: Model) -> tuple[str, ...]:
+    if model.network.config.distance != "none":
+        return ()
+    return (
+        "This row has no distances (model.distance: none): what is called so here is the output "
+        "of a plain layer, and prototypes mean little.",
+    )

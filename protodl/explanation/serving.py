@@ -1,0 +1,58 @@
+"""A trained network with its reference, as it is served: one module that an explanation needs.
+
+Shapes: N images, C channels, H x W pixels, M training cases, D code size, P prototypes, K classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from protodl.network.cases import Reference
+from protodl.network.head import baseline, contributions, prototype_classes
+from protodl.network.network import NetworkOutput, PrototypeNetwork
+
+
+class Explainer(nn.Module):
+    """Images (N, C, H, W) in [0, 1] -> logits, contributions, distances to prototypes and cases.
+
+    It can be exported with a dynamic batch size. Each image is compared with all training cases:
+    N x M numbers at once.
+    """
+
+    codes: Tensor  # (M, D)
+    squares: Tensor  # (M,) their squared lengths
+    mean_distances: Tensor  # (P,)
+
+    def __init__(self, network: PrototypeNetwork, reference: Reference) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("codes", reference.codes)
+        self.register_buffer("squares", reference.codes.square().sum(dim=1))
+        self.register_buffer("mean_distances", reference.mean_distances)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits (N, K), contributions (N, K, P), distances (N, P), nearest training case (N,)."""
+        output: NetworkOutput = self.network(images, decode=False)
+        weight = self.network.head.weight
+        parts = contributions(output.distances, self.mean_distances, weight)
+        # Found by |a|² + |b|² - 2ab, then measured without its rounding.
+        nearest = (self.squares - 2 * output.codes @ self.codes.T).argmin(dim=1)
+        to_case = (output.codes - self.codes[nearest]).square().sum(dim=1).sqrt()
+        return output.logits, parts, output.distances, to_case
+
+
+@torch.inference_mode()
+def explainer_facts(
+    network: PrototypeNetwork, reference: Reference, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """What turns an explainer's numbers into words: names, usual logits, limits; plain values."""
+    head = network.head
+    return {
+        "class_names": list(class_names),
+        "prototype_classes": [class_names[k] for k in prototype_classes(head.weight).tolist()],
+        "baseline_logits": baseline(reference.mean_distances, head.weight, head.bias).tolist(),
+        "prototype_limit": reference.prototype_limit,
+        "case_limit": reference.case_limit,
+    }

@@ -1,0 +1,46 @@
+"""Trained networks and interrupted trainings on disk: tensors and plain values, nothing else."""
+
+from pathlib import Path
+
+from protodl.core.config import ModelConfig
+from protodl.core.files import FORMAT, CheckpointError, read, write_atomically
+from protodl.network.network import PrototypeNetwork
+
+
+def save_network(network: PrototypeNetwork, path: Path) -> None:
+    """Write a network's weights with all that is needed to build it again."""
+    write_atomically(
+        {
+            "format": FORMAT,
+            "model": network.config.model_dump_json(),
+            "channels": network.channels,
+            "image_size": network.image_size,
+            "num_classes": network.num_classes,
+            "state_dict": {
+                name: value.detach().cpu().contiguous()
+                for name, value in network.state_dict().items()
+            },
+        },
+        path,
+    )
+
+
+def load_network(path: Path) -> PrototypeNetwork:
+    """Read a network written by `save_network`, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing or not a network.
+    """
+    remedy = "train it: dvc repro train@<row>"
+    data = read(path, remedy)
+    try:
+        network = PrototypeNetwork(
+            ModelConfig.model_validate_json(data["model"]),
+            data["channels"],
+            data["image_size"],
+            data["num_classes"],
+        )
+        network.load_state_dict(data["state_dict"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is not a network of this version; {remedy}") from error
+    return network.eval()

@@ -1,0 +1,77 @@
+"""The judge: a plain classifier that never saw a prototype or a reconstruction.
+
+A network can be taught to call any blob a horse; an outsider cannot. Shapes: N images, C channels,
+H x W pixels, K classes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from protodl.core.config import DatasetName
+from protodl.core.files import FORMAT, CheckpointError, read, write_atomically
+from protodl.data.datasets import DATASETS, Split, batches
+
+WIDTHS = (32, 64, 128)  # of its convolutions; the map is halved after each
+
+
+class Judge(nn.Module):
+    """3x3 convolutions, batch normalisation and pooling, then a linear layer: nothing special."""
+
+    def __init__(self, dataset: DatasetName) -> None:
+        super().__init__()
+        info = DATASETS[dataset]
+        self.dataset = dataset
+        layers: list[nn.Module] = []
+        channels = info.channels
+        for width in WIDTHS:
+            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+            channels = width
+        self.features = nn.Sequential(*layers)
+        side = info.size // 2 ** len(WIDTHS)
+        self.head = nn.Linear(channels * side**2, info.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
+        maps = self.features(images.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.head(maps.flatten(1))
+        return logits
+
+    @torch.inference_mode()
+    def verdicts(self, images: Tensor) -> Tensor:
+        """Predicted classes (N,) of images (N, C, H, W) in [0, 1]."""
+        return torch.cat([self(part).argmax(dim=1) for part in images.split(500)])
+
+
+@torch.inference_mode()
+def judge_accuracy(judge: Judge, split: Split) -> float:
+    """Share of a split's images that the judge puts into their class."""
+    hits = [
+        judge.verdicts(images) == labels for images, labels in batches(split, torch.device("cpu"))
+    ]
+    return float(torch.cat(hits).double().mean())
+
+
+def save_judge(judge: Judge, path: Path) -> None:
+    """Write a judge's weights."""
+    data: dict[str, Any] = {"format": FORMAT, "dataset": judge.dataset}
+    write_atomically(data | {"state_dict": judge.state_dict()}, path)
+
+
+def load_judge(path: Path) -> Judge:
+    """Read a judge written by `save_judge`, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing or not a judge.
+    """
+    remedy = "train it: dvc repro judge@<data set>"
+    data = read(path, remedy)
+    try:
+        judge = Judge(data["dataset"])
+        judge.load_state_dict(data["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: is not a judge of this version; {remedy}") from error
+    return judge.eval()

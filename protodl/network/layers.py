@@ -1,0 +1,225 @@
+"""Encoder and decoders of Li et al. 2018.
+
+Shapes: N images, C channels, H x W pixels, I channels in, O channels out.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from protodl.core.config import ModelConfig
+
+# Output channels of the four encoder convolutions.
+WIDTHS: dict[str, tuple[int, int, int, int]] = {
+    "small": (32, 32, 32, 10),
+    "large": (256, 128, 64, 32),
+}
+
+
+def layer_sizes(image_size: int, num_layers: int = 4) -> list[int]:
+    """Side lengths of the maps from the image to the code, e.g. 28 -> [28, 14, 7, 4, 2].
+
+    Raises:
+        ValueError: a map of one pixel would have to be halved, which no decoder could mirror.
+    """
+    sizes = [image_size]
+    for _ in range(num_layers):
+        if sizes[-1] < 2:
+            raise ValueError(
+                f"image size {image_size} cannot be halved {num_layers} times and mirrored "
+                f"(maps {sizes}); use images of at least {2 ** (num_layers - 1) + 1} pixels a side"
+            )
+        sizes.append((sizes[-1] + 1) // 2)
+    return sizes
+
+
+class Encoder(nn.Module):
+    """Four 3x3 convolutions of stride 2, ReLU after each: (N, C, H, W) -> (N, width, h, w)."""
+
+    def __init__(self, channels: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairwise((channels, *widths))
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images into maps; flattened in the order (C, H, W) they are the codes."""
+        maps = self._arranged(images)
+        for layer in self.layers:
+            maps = F.relu(layer(maps), inplace=True)
+        return maps
+
+    def _arranged(self, images: Tensor) -> Tensor:
+        """The images in the memory format of the layers.
+
+        With one channel both formats look alike, and convolutions would take the slow one.
+        """
+        weight = self.layers[-1].weight
+        assert isinstance(weight, Tensor)
+        if weight.is_contiguous():
+            return images
+        n, c, h, w = images.shape
+        if c == 1:
+            return images.reshape(n, h * w).view(n, h, w, 1).permute(0, 3, 1, 2)
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+Activation = Literal["relu", "sigmoid"]
+
+
+def _hidden_activation(config: ModelConfig, channels: int) -> Activation:
+    """The activation between decoder layers; the port's depends on decoder and colour."""
+    if config.decoder_activation == "port":
+        return "sigmoid" if config.decoder == "upconv" and channels == 1 else "relu"
+    return config.decoder_activation
+
+
+def _activation(name: Activation, maps: Tensor) -> Tensor:
+    return F.relu(maps, inplace=True) if name == "relu" else torch.sigmoid(maps)
+
+
+def mix_then_spread(maps: Tensor, weight: Tensor, bias: Tensor, spread: Tensor) -> Tensor:
+    """A layer that is a spatial spread followed by a 3x3 kernel, channels mixed first: fewer sums.
+
+    Spread and kernel are linear and the spread treats all channels alike, so they commute. The nine
+    taps are mixed at the low resolution, 9hwIO products instead of 9HWIO, and then spread along
+    each axis by one matrix that holds the resize, the shift of each tap and the zero border.
+
+    Args:
+        maps: (N, I, h, h).
+        weight: (O, I, 3, 3).
+        bias: (O,).
+        spread: (H, 3h), from 3h numbers, (h, tap), of a row or column to H.
+
+    Returns:
+        (N, O, H, H).
+    """
+    n, i, h, _ = maps.shape
+    size, o = len(spread), len(weight)
+    planar = o < 8  # products as wide as the channels would be too narrow: as wide as the rows then
+    order = (2, 0, 3, 1) if planar else (3, 2, 0, 1)  # of the taps: (dy O dx) or (dx dy O)
+    taps = weight.permute(order).reshape(9 * o, i, 1, 1)
+    mixed = F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last))
+    mixed = mixed.permute(0, 2, 3, 1)  # N, h, w, taps
+    spread, bias = spread.to(mixed.dtype), bias.to(mixed.dtype)
+    if planar:
+        columns = mixed.reshape(n * h, h, 3 * o, 3).transpose(1, 2)
+        wide = columns.reshape(n * h * 3 * o, 3 * h) @ spread.T  # (N h dy O), W
+        full = torch.matmul(spread, wide.view(n, h * 3, o * size)).view(n, size, o, size)
+        return (full + bias[:, None]).permute(0, 2, 1, 3)
+    wide = torch.matmul(spread, mixed.reshape(n * h, h * 3, 3 * o))  # (N h), W, (dy O)
+    rows = wide.view(n, h, size, 3, o).transpose(2, 3).reshape(n, h * 3, size * o)
+    full = torch.matmul(spread, rows).view(n, size, size, o)
+    return (full + bias).permute(0, 3, 1, 2)
+
+
+def _shifted_taps(spread: Tensor) -> Tensor:
+    """Matrix (H, 3h) of a spread (H, h) followed by the shifts of a 3-tap kernel, zeros outside."""
+    border = torch.zeros(1, spread.shape[1], dtype=spread.dtype)
+    padded = torch.cat([border, spread, border])
+    shifts = [padded[shift : shift + len(spread)] for shift in range(3)]
+    return torch.stack(shifts, dim=2).flatten(1).to(torch.get_default_dtype())
+
+
+class TransposedConv2d(nn.ConvTranspose2d):
+    """3x3 transposed convolution, stride 2, padding 1, to a fixed size.
+
+    Where there are few output channels, PyTorch's own is several times slower than mixing first.
+    """
+
+    spread: Tensor
+
+    def __init__(self, channels_in: int, channels_out: int, size_in: int, size_out: int) -> None:
+        padding = size_out - (2 * size_in - 1)
+        super().__init__(channels_in, channels_out, 3, stride=2, padding=1, output_padding=padding)
+        self.mix_first = 9 * channels_out <= channels_in
+        zeros = torch.zeros(size_out, size_in, dtype=torch.float64)
+        zeros[2 * torch.arange(size_in), torch.arange(size_in)] = 1  # each pixel, then a gap
+        self.register_buffer("spread", _shifted_taps(zeros), persistent=False)
+
+    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002
+        """Spread and convolve maps (N, I, h, h) -> (N, O, H, H); the size is the layer's own."""
+        return self.mixed_first(maps) if self.mix_first else self.plain(maps)
+
+    def plain(self, maps: Tensor) -> Tensor:
+        """The layer as it is defined."""
+        return super().forward(maps)
+
+    def mixed_first(self, maps: Tensor) -> Tensor:
+        """The same, equal up to rounding."""
+        assert self.bias is not None
+        # A transposed convolution is a convolution of the spread maps with the mirrored kernel.
+        kernel = self.weight.transpose(0, 1).flip(2, 3)
+        return mix_then_spread(maps, kernel, self.bias, self.spread)
+
+
+class ResizeConv2d(nn.Conv2d):
+    """Bilinear resize (align_corners false) to a fixed size, then a 3x3 convolution, padding 1."""
+
+    spread: Tensor
+
+    def __init__(self, channels_in: int, channels_out: int, size_in: int, size_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1)
+        self.size_out = size_out
+        identity = torch.eye(size_in, dtype=torch.float64)[None]
+        resize = F.interpolate(identity, size=size_out, mode="linear", align_corners=False)[0].T
+        self.register_buffer("spread", _shifted_taps(resize), persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Resize and convolve maps (N, I, h, h) -> (N, O, H, H)."""
+        return self.mixed_first(maps)
+
+    def plain(self, maps: Tensor) -> Tensor:
+        """The layer as it is defined."""
+        size = (self.size_out, self.size_out)
+        resized = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        return F.conv2d(resized, self.weight, self.bias, padding=1)
+
+    def mixed_first(self, maps: Tensor) -> Tensor:
+        """The same, equal up to rounding."""
+        assert self.bias is not None
+        return mix_then_spread(maps, self.weight, self.bias, self.spread)
+
+
+class Decoder(nn.Module):
+    """Four layers that enlarge the maps, sigmoid last; channels and sizes mirror the encoder's."""
+
+    layer: type[TransposedConv2d] | type[ResizeConv2d]
+
+    def __init__(
+        self, channels: Sequence[int], sizes: Sequence[int], activation: Activation
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.layers = nn.ModuleList(
+            self.layer(i, o, small, large)
+            for (i, o), (small, large) in zip(pairwise(channels), pairwise(sizes), strict=True)
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Decode maps (N, width, h, w) into images (N, C, H, W) in [0, 1]."""
+        for layer in self.layers[:-1]:
+            maps = _activation(self.activation, layer(maps))
+        return torch.sigmoid(self.layers[-1](maps))
+
+
+class DeconvDecoder(Decoder):
+    """Transposed 3x3 convolutions of stride 2."""
+
+    layer = TransposedConv2d
+
+
+class UpsampleDecoder(Decoder):
+    """Bilinear resizes, each followed by a 3x3 convolution."""
+
+    layer = ResizeConv2d
+
+
+DECODERS: dict[str, type[Decoder]] = {
+    "deconv": DeconvDecoder,
+    "upconv": UpsampleDecoder,
+}

@@ -1,0 +1,186 @@
+"""The prototype network of Li et al. 2018: autoencoder, prototypes among its codes, linear head.
+
+Shapes: N images, C channels, H x W pixels, D code size, P prototypes, K classes.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from protodl.core.config import ModelConfig
+from protodl.network.head import prototype_classes
+from protodl.network.layers import DECODERS, WIDTHS, Encoder, _hidden_activation, layer_sizes
+
+
+class NetworkOutput(NamedTuple):
+    """What one forward pass gives; `reconstructions` is None where the decoder did not run."""
+
+    logits: Tensor  # (N, K)
+    reconstructions: Tensor | None  # (N, C, H, W) in [0, 1]
+    distances: Tensor  # (N, P)
+    codes: Tensor  # (N, D)
+
+
+class PrototypeNetwork(nn.Module):
+    """Autoencoder, P prototypes in its code space, and a linear head on the distances to them.
+
+    Li, Liu, Chen, Rudin, "Deep Learning for Case-Based Reasoning through Prototypes", AAAI 2018.
+
+    Raises:
+        ValueError: the image size cannot be mirrored, or a number is not positive.
+    """
+
+    def __init__(
+        self, config: ModelConfig, channels: int, image_size: int, num_classes: int = 10
+    ) -> None:
+        super().__init__()
+        for name, number in {"channels": channels, "num_classes": num_classes}.items():
+            if number < 1:
+                raise ValueError(f"{name} = {number}: must be at least 1")
+        widths = WIDTHS[config.architecture]
+        sizes = layer_sizes(image_size)
+        self.config = config
+        self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
+        self.code_shape = (widths[-1], sizes[-1], sizes[-1])
+        self.encoder = Encoder(channels, widths)
+        self.decoder = DECODERS[config.decoder](
+            (*reversed(widths), channels), sizes[::-1], _hidden_activation(config, channels)
+        )
+        self.prototypes = nn.Parameter(
+            torch.empty(config.num_prototypes, math.prod(self.code_shape)),
+            requires_grad=config.train_prototypes,
+        )
+        plain = config.distance == "none"
+        self.plain_bias = nn.Parameter(torch.zeros(config.num_prototypes)) if plain else None
+        self.head = nn.Linear(config.num_prototypes, num_classes, bias=config.head_bias)
+        self._initialise_prototypes()
+        self._initialise_head()
+        self._initialise_encoder()
+
+    def forward(self, images: Tensor, decode: bool | int = True) -> NetworkOutput:
+        """Classify images (N, C, H, W) in [0, 1].
+
+        `decode=False` leaves the decoder out; a number decodes only so many of the first images.
+        """
+        maps = self.encoder(images)
+        count = len(maps) if decode is True else int(decode)
+        reconstructions = self.decoder(maps[:count]) if count else None
+        codes = maps.flatten(1)
+        distances = self.distances(codes)
+        return NetworkOutput(self.classify(distances), reconstructions, distances, codes)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes (N, D) of images (N, C, H, W)."""
+        codes: Tensor = self.encoder(images).flatten(1)
+        return codes
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of codes (N, D)."""
+        images: Tensor = self.decoder(codes.unflatten(1, self.code_shape))
+        return images
+
+    def decode_prototypes(self) -> Tensor:
+        """The prototypes as pictures (P, C, H, W) in [0, 1]."""
+        return self.decode(self.prototypes)
+
+    def distances(self, codes: Tensor) -> Tensor:
+        """Distances (N, P) from codes (N, D) to the prototypes, squared if the variant says so.
+
+        With `distance: none` there are none: a fully connected layer, the baseline of the paper.
+        """
+        # In full precision: a difference of near-equal numbers is what the explanation consists of.
+        with torch.autocast(codes.device.type, enabled=False):
+            codes = codes.to(self.prototypes.dtype)
+            if self.plain_bias is not None:
+                return F.relu(F.linear(codes, self.prototypes, self.plain_bias))
+            if self.config.distance == "squared_euclidean":
+                return (codes[:, None] - self.prototypes).square().sum(-1)
+            # Exact differences, not the |a|²+|b|²-2ab shortcut, which loses digits near zero.
+            return torch.cdist(codes, self.prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def classify(self, distances: Tensor) -> Tensor:
+        """Logits (N, K) from distances (N, P)."""
+        with torch.autocast(distances.device.type, enabled=False):
+            logits: Tensor = self.head(distances)
+            return logits
+
+    @torch.no_grad()
+    def project_prototypes(self, codes: Tensor, labels: Tensor, partly: bool = False) -> Tensor:
+        """Move each prototype onto the nearest code of its class; returns those cases (P,).
+
+        Codes (N, D) of training cases and their labels (N,). Prototypes of a class without cases
+        move onto the nearest code of any class. `partly`: only as far along the way, in steps of
+        5 %, as it takes for no code of another class to be nearer.
+        """
+        distances = self._exact_distances(codes)
+        classes = prototype_classes(self.head.weight)
+        own = labels == classes[:, None]
+        foreign = ~own & own.any(dim=1, keepdim=True)
+        cases = distances.masked_fill(foreign, torch.inf).argmin(dim=1)
+        start, goal = self.prototypes.clone(), codes[cases]
+        if not partly:
+            self.prototypes.copy_(goal)
+            return cases
+        for share in torch.linspace(0, 1, 21).tolist():
+            nearest = self._exact_distances(codes).argmin(dim=1)
+            astray = labels[nearest] != labels[cases]
+            self.prototypes[astray] = start.lerp(goal, share)[astray]
+        return cases
+
+    def _exact_distances(self, codes: Tensor) -> Tensor:
+        """Distances (P, N) of the prototypes to codes (N, D), without the rounding of a product."""
+        return torch.cdist(self.prototypes, codes, compute_mode="donot_use_mm_for_euclid_dist")
+
+    @torch.no_grad()
+    def set_prototypes(self, images: Tensor) -> None:
+        """Make the codes of P images (P, C, H, W) in [0, 1] the prototypes."""
+        self.prototypes.copy_(self.encode(images).to(self.prototypes.dtype))
+
+    def _initialise_prototypes(self) -> None:
+        """`uniform`: U(0, 1) as in the paper; `xavier`: the port; `data`: uniform, set later."""
+        if self.config.prototype_init == "xavier":
+            nn.init.xavier_uniform_(self.prototypes)
+        else:
+            nn.init.uniform_(self.prototypes)
+
+    @torch.no_grad()
+    def _initialise_encoder(self) -> None:
+        """`torch`: its default, which shrinks signals layer by layer; `he`: He et al. 2015.
+
+        With the former biases decide the signs of the codes, and in every second channel of a
+        narrow network the last ReLU lets nothing through, for any image, and never recovers.
+        """
+        if self.config.encoder_init == "he":
+            for layer in self.encoder.layers:
+                assert isinstance(layer, nn.Conv2d)
+                assert layer.bias is not None
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+
+    def _initialise_head(self) -> None:
+        """`uniform`: the paper; `kaiming`: torch's; `class`: prototype p is for class p mod K."""
+        if self.config.head_init == "uniform":
+            nn.init.uniform_(self.head.weight)
+        elif self.config.head_init == "class":
+            nn.init.zeros_(self.head.weight)
+            if self.head.bias is not None:
+                nn.init.zeros_(self.head.bias)
+            own = torch.arange(self.config.num_prototypes)
+            with torch.no_grad():
+                self.head.weight[own % self.num_classes, own] = -1.0
+
+
+class Classifier(nn.Module):
+    """A trained network as it is served: images (N, C, H, W) in [0, 1] -> probabilities (N, K)."""
+
+    def __init__(self, network: PrototypeNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class probabilities (N, K)."""
+        output: NetworkOutput = self.network(images, decode=False)
+        return output.logits.softmax(dim=1)

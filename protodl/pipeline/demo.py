@@ -1,0 +1,114 @@
+"""The whole pipeline in a few minutes: a copy of the project, the embedded sample, few epochs."""
+
+import os
+import shutil
+import subprocess
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import get_args
+
+import yaml
+
+from protodl.core.config import DatasetName, Params, load_params
+from protodl.core.machine import available_cpus
+from protodl.pipeline.run import ROWS, run_pipeline
+from protodl.report.results import read_rows
+from protodl.report.tables import results_table
+
+FOLDER = ".demo"
+EXPERIMENT = "protodl-demo"
+VALIDATION_SIZE = 400
+MAX_WORKERS = 4
+# Never copied, the second group not even where git tracks it: it was computed on the full data.
+FOREIGN = [".demo", ".git", ".venv", ".protodl", ".dvc/cache", ".dvc/tmp"]
+FOREIGN += ["mlflow.db*", "mlartifacts", "mlruns"]
+COMPUTED = ["dvc.lock", "RESULTS.md", "results", "report", "models", "data/raw"]
+COMPUTED += [f"studies/*/{name}" for name in ("dvc.lock", "params.ok", "models", "results")]
+LEFT_OUT = tuple(FOREIGN + COMPUTED + [f"data/{name}" for name in get_args(DatasetName)])
+
+
+def run_demo(root: Path) -> str:
+    """Run all rows in a fresh copy of the project under `.demo/`; return the table and links.
+
+    The runs go to the project's own MLflow store, under the experiment `protodl-demo`.
+
+    Raises:
+        ConfigError, PipelineError, protodl.pipeline.workers.Stopped: as run_pipeline.
+    """
+    params = load_params(Path(os.path.relpath(root / "params.yaml")))
+    folder = root / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    copy_project(root, folder)
+    (folder / "params.yaml").write_text(demo_params(params), encoding="utf-8")
+    # Without git DVC neither needs a repository there nor touches the one around it.
+    (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    os.environ.pop("DVC_ROOT", None)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = EXPERIMENT
+    run_pipeline(folder, [], workers=min(MAX_WORKERS, available_cpus()))
+    rows = read_rows(load_params(folder / "params.yaml"), folder / ROWS)
+    return f"\n{results_table(rows)}\n\n{_where_to_look()}"
+
+
+def _where_to_look() -> str:
+    from protodl import tracking  # late: MLflow takes seconds to import
+
+    files = f"The report, for a browser: {FOLDER}/report/index.html"
+    if (store := tracking.tracking_uri()).startswith("http"):
+        return f"{files}\nAll runs: {tracking.link(store)}"
+    return (
+        f"{files}\n"
+        f"All runs: MLFLOW_EXPERIMENT_NAME={EXPERIMENT} make ui\n"
+        f"and then {tracking.link('http://127.0.0.1:5000')}"
+    )
+
+
+def demo_params(params: Params) -> str:
+    """params.yaml for the demo: the same rows on the sample, trained briefly."""
+    data = params.model_dump(mode="json")
+    data["seeds"] = params.seeds[:1]
+    data["data"]["source"] = "sample"
+    data["training"]["validation_size"] = VALIDATION_SIZE
+    for row, experiment in params.experiments.items():
+        # A few hundred images make few steps; the large network takes its time on two processors.
+        large = experiment.model.architecture == "large"
+        data["experiments"][row]["epochs"] = min(experiment.epochs, 4 if large else 10)
+        data["experiments"][row]["batch_size"] = min(experiment.batch_size, 50)
+    return yaml.safe_dump(data, sort_keys=False)
+
+
+def copy_project(root: Path, target: Path) -> None:
+    """Copy the project's own files as they are in the work tree, without computed ones."""
+    for name in own_files(root):
+        source = root / name
+        if not source.is_file():
+            continue  # deleted but still tracked, or a link to a folder
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target / name)
+
+
+def _is_left_out(name: str) -> bool:
+    return any(fnmatchcase(name, path) or fnmatchcase(name, f"{path}/*") for path in LEFT_OUT)
+
+
+def own_files(root: Path) -> list[str]:
+    """Relative paths of the project's own files; also where the folder is no git checkout."""
+    names = _git_files(root) if (root / ".git").exists() else None
+    if names is None:
+        names = [
+            str(path.relative_to(root))
+            for top in root.iterdir()
+            if not _is_left_out(top.name)
+            for path in (top.rglob("*") if top.is_dir() else [top])
+        ]
+    return sorted(name for name in names if not _is_left_out(name))
+
+
+def _git_files(root: Path) -> list[str] | None:
+    """What git tracks or would track; None where git is missing or refuses."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        answer = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return [name for name in answer.stdout.split("\0") if name]

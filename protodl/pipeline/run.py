@@ -1,0 +1,256 @@
+"""Running rows of the table through DVC: what has changed, how long it takes, side by side."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from protodl.core.config import Params, load_params
+from protodl.core.machine import THREADS_VARIABLE, available_cpus
+from protodl.core.training_log import SeedLog
+from protodl.pipeline.workers import Job, Workers
+from protodl.report.tables import format_seconds
+
+ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
+MODELS = Path("models")
+ROW_STAGES = ("train", "evaluate", "prototypes")
+DATA_STAGES = ("download", "judge")  # one for each data set, before the rows
+ACCURACIES = {"test_accuracy": "test accuracy", "validation_accuracy": "held-out accuracy"}
+# What a row may need, by data.source: the largest one was seen to take 2.4 and 1.4 GiB.
+WORKER_GIB = {"full": 3.0, "sample": 1.5}
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's, not seen by psutil
+
+
+class PipelineError(RuntimeError):
+    """DVC could not run, or a stage failed; the message says which."""
+
+
+def run_pipeline(
+    root: Path, rows: Sequence[str], workers: int = 1, row_stages: Sequence[str] = ROW_STAGES
+) -> None:
+    """Bring the given rows (none: all, and the table) up to date, each reported as it finishes.
+
+    The same as `dvc repro`, with the rows that have changed taken from a queue by `workers`.
+
+    Args:
+        root: folder with the dvc.yaml and its params.yaml.
+        rows: keys of experiments in params.yaml.
+        workers: rows side by side.
+        row_stages: the stages of a row in that dvc.yaml, in their order; the first one trains.
+
+    Raises:
+        ConfigError: params.yaml is wrong, or has no such row; nothing was started.
+        PipelineError: a stage failed; the other rows were still finished.
+        protodl.pipeline.workers.Stopped: this process was told to end.
+    """
+    params = load_params(Path(os.path.relpath(root / "params.yaml")))
+    experiments = {row: params.experiment(row) for row in rows or params.experiments}
+    changed = changed_stages(root)
+    todo = _rows_in(changed, experiments, row_stages)
+    trained = _rows_in(changed, experiments, row_stages[:1])
+    print(describe_expectation(root, params, trained, todo, len(experiments), workers), flush=True)
+    datasets = dict.fromkeys(experiment.dataset for experiment in experiments.values())
+    data = [f"{stage}@{dataset}" for stage in DATA_STAGES for dataset in datasets]
+    first = [stage for stage in ("check", *data) if stage in changed]
+    if first:
+        reproduce(root, first)
+    if first and first != ["check"]:
+        # Other data may mean other rows.
+        todo = _rows_in(changed_stages(root), experiments, row_stages)
+    failed = _run_rows(root, params, todo, workers, row_stages) if todo else []
+    if failed:
+        raise PipelineError(
+            f"failed: {', '.join(failed)} (the reason stands above); the table was not rebuilt. "
+            "Correct it and run the same command again; finished rows are not repeated."
+        )
+    reproduce(root, [f"{stage}@{row}" for row in rows for stage in row_stages])
+    if rows:
+        print("the table of all rows follows with `make repro`, or `protodl run` without a row")
+
+
+def _rows_in(changed: set[str], rows: Iterable[str], stages: Sequence[str]) -> list[str]:
+    return [row for row in rows if any(f"{stage}@{row}" in changed for stage in stages)]
+
+
+def changed_stages(root: Path) -> set[str]:
+    """The stages of dvc.yaml that `dvc repro` would run, as far as known before it starts.
+
+    Raises:
+        PipelineError: DVC refuses, for instance because dvc.yaml is wrong.
+    """
+    status = [*_dvc(), "status", "--json", "dvc.yaml"]
+    answer = subprocess.run(status, cwd=root, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise PipelineError(f"dvc status failed:\n{answer.stderr.strip()}")
+    return set(json.loads(answer.stdout))
+
+
+def describe_expectation(
+    root: Path, params: Params, rows: Sequence[str], todo: Sequence[str], of: int, workers: int = 1
+) -> str:
+    """One or two sentences: how long training these rows will take, from their last records."""
+    if not rows and todo:
+        return (
+            f"expected time: some minutes, no training has changed; {len(todo)} of {of} rows are "
+            "measured or drawn again"
+        )
+    if not rows:
+        return f"expected time: under a minute, no training has changed ({of} rows)"
+    recorded = {row: expected_seconds(root, params, row) for row in rows}
+    known = [seconds for seconds in recorded.values() if seconds is not None]
+    unknown = [row for row, seconds in recorded.items() if seconds is None]
+    text = f"expected time: training {len(rows)} of {of} rows, "
+    if known:
+        text += "at most " if workers > 1 else "about "
+        text += format_seconds(sum(known)) + " where it was last recorded"
+    else:
+        text += "unknown (nothing recorded yet; each training shows its own ETA)"
+    if known and unknown:
+        text += f"; not recorded yet and on top of that: {', '.join(unknown)}"
+    return text
+
+
+def expected_seconds(root: Path, params: Params, row: str) -> float | None:
+    """Seconds to train all seeds of a row, from the logs of its last training; None without one."""
+    logs = read_logs(root, row)
+    if not logs:
+        return None
+    per_epoch = sum(log.train_seconds for log in logs) / sum(log.num_epochs for log in logs)
+    return per_epoch * params.experiment(row).epochs * len(params.seeds)
+
+
+def read_logs(root: Path, row: str) -> list[SeedLog]:
+    """The training logs of a row, one for each seed; unreadable ones are left out."""
+    logs = []
+    for path in sorted((root / ROWS / row / "training").glob("seed-*.json")):
+        try:
+            logs.append(SeedLog.read(path))
+        except (OSError, ValueError):
+            continue  # an estimate is not worth stopping for
+    return logs
+
+
+@dataclass
+class _Reporter:
+    """Prints each row as it ends and remembers the failed ones."""
+
+    root: Path
+    rows: int
+    finished: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def __call__(self, job: Job, status: int) -> None:
+        self.finished += 1
+        if status:
+            self.failed.append(job.name)
+        outcome = f"failed (exit status {status})" if status else describe_row(self.root, job.name)
+        print(f"[{self.finished}/{self.rows}] {job.name}: {outcome}", flush=True)
+
+
+def describe_row(root: Path, row: str) -> str:
+    """Accuracy, on the test split where that was measured, and seconds of training of a row."""
+    path = root / ROWS / row / "metrics.json"
+    mean = json.loads(path.read_text(encoding="utf-8"))["mean"]
+    name = next(name for name in ACCURACIES if name in mean)
+    seconds = sum(log.train_seconds for log in read_logs(root, row))
+    return f"{ACCURACIES[name]} {mean[name]:.4f}, {seconds:.0f} s of training"
+
+
+def _run_rows(
+    root: Path, params: Params, rows: Sequence[str], workers: int, stages: Sequence[str]
+) -> list[str]:
+    """Run the stages of each row, the longest first; return the rows that failed."""
+
+    def seconds(row: str) -> float:
+        expected = expected_seconds(root, params, row)
+        return math.inf if expected is None else expected
+
+    workers = min(workers, len(rows))
+    workers = workers_in_memory(workers, params.data.source, free_memory())
+    order = sorted(rows, key=seconds, reverse=True) if workers > 1 else rows
+    repro = (*_dvc(), "repro", "--single-item")
+    jobs = [Job(row, (*repro, *(f"{stage}@{row}" for stage in stages))) for row in order]
+    reporter = _Reporter(root, len(jobs))
+    environments = worker_environments(workers, params.training.device)
+    Workers(root, environments, prefix=workers > 1).run(jobs, reporter)
+    return reporter.failed
+
+
+def workers_in_memory(workers: int, source: str, free_gib: float) -> int:
+    """As many of the workers as the free memory is enough for, at least one; says if fewer."""
+    fitting = max(1, min(workers, int(free_gib / WORKER_GIB[source])))
+    if fitting < workers:
+        print(
+            f"{free_gib:.1f} GiB of memory are free and a row may need {WORKER_GIB[source]}: "
+            f"{fitting} at a time, not {workers}",
+            flush=True,
+        )
+    return fitting
+
+
+def free_memory() -> float:
+    """GiB that programs can still get; in a container not more than its limit."""
+    import psutil
+
+    free = float(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):  # no such file, or `max`
+        free = min(free, float(CGROUP_LIMIT.read_text()))
+    return free / 2**30
+
+
+def worker_environments(workers: int, device: str = "auto") -> list[dict[str, str]]:
+    """The variables of each worker: its share of the processors, and its GPU of several."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    common = {"PATH": path}  # dvc.yaml says `python`, whether this environment is activated or not
+    if workers == 1:
+        return [common]
+    threads = str(max(1, available_cpus() // workers))
+    common |= {THREADS_VARIABLE: threads, "OMP_NUM_THREADS": threads}
+    # Threads that spin while they wait would take the processors of the other workers.
+    common |= {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+    gpus = [] if device == "cpu" else visible_gpus()
+    if len(gpus) < 2:
+        return [common] * workers
+    return [common | {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(workers)]
+
+
+def visible_gpus() -> list[str]:
+    """Names of the usable GPUs for CUDA_VISIBLE_DEVICES; empty without NVIDIA's driver."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        chosen = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        return [gpu for gpu in chosen if gpu not in ("", "-1")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    if "MIG " in listed.stdout:
+        return []  # slices of one GPU: the owner of the machine has already shared it out
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def reproduce(root: Path, targets: Sequence[str]) -> None:
+    """Run `dvc repro` of these stages, with all that they need, in this terminal.
+
+    Raises:
+        PipelineError: a stage failed.
+    """
+    failed: list[int] = []
+
+    def ended(_job: Job, status: int) -> None:
+        if status:
+            failed.append(status)
+
+    job = Job("dvc repro", (*_dvc(), "repro", *targets))
+    Workers(root, worker_environments(1)).run([job], ended)
+    if failed:
+        raise PipelineError(f"`dvc repro {' '.join(targets)}` failed; the reason stands above")
+
+
+def _dvc() -> tuple[str, ...]:
+    # Waits for the lock: after three seconds without it a finished training would be lost.
+    return (sys.executable, "-m", "dvc", "--wait-for-lock")

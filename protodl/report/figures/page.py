@@ -1,0 +1,237 @@
+"""A page laid out in pixels, its style, and how it becomes a PNG file.
+
+A figure is laid out in pixels of a 150 dpi page, so that each picture's pixels are whole pixels of
+the page; 1050 of them are the 7 inches of a paper's text width.
+"""
+
+import functools
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
+from PIL import Image
+
+from protodl.report.figures.pixels import Pixels
+
+Floats = npt.NDArray[Any]
+Ints = npt.NDArray[Any]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+DPI = 150
+PAGE_WIDTH = 1050
+LARGEST_EXACT_FILE = 100_000  # bytes; a larger picture is stored with 256 colours
+MARGIN = 10
+LINE = 18  # of 7 point text
+
+
+# Okabe and Ito's colours: told apart also by colour-blind readers and in grey print.
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
+ORANGE, SKY = "#E69F00", "#56B4E9"
+INK, GREY, RULE = "#1A1A1A", "#666666", "#CCCCCC"
+STYLE: Any = {  # the stubs want a literal type for each key
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called $5
+    "text.hinting": "no_hinting",  # letters keep their distances, and widths can be foretold
+    "figure.facecolor": "white",
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "lines.solid_capstyle": "round",
+}
+
+
+def _styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Run with matplotlib's defaults and STYLE, whatever the user's own matplotlibrc says."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE)
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+@_styled
+def to_array(figure: Figure) -> Pixels:
+    """Render a figure at its own dpi: uint8 (H, W, 3)."""
+    canvas: Any = FigureCanvasAgg(figure)  # its methods are not annotated
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG whose bytes depend on the figure only; the file appears whole or not at all.
+
+    Exact colours where they fit into LARGEST_EXACT_FILE, else the best 256 of them.
+    """
+    image = Image.fromarray(to_array(figure))
+    data = _png(image)
+    if len(data) > LARGEST_EXACT_FILE:
+        data = _png(image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _png(image: Image.Image) -> bytes:
+    """Lossless; with a palette where 256 colours are enough."""
+    if image.mode == "RGB" and image.getcolors(256) is not None:
+        pixels = np.asarray(image).reshape(-1, 3)
+        palette, indices = np.unique(pixels, axis=0, return_inverse=True)
+        image = Image.frombytes("P", image.size, indices.astype(np.uint8).tobytes())
+        image.putpalette(palette.astype(np.uint8).tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True, dpi=(DPI, DPI))
+    return buffer.getvalue()
+
+
+class _Page:
+    """A figure under one axes whose unit is the pixel, counted from the top left."""
+
+    def __init__(self, width: int, height: int) -> None:
+        # The millionth keeps 901 / 150 * 150 from being cut to 900.
+        size = ((width + 1e-6) / DPI, (height + 1e-6) / DPI)
+        self.figure = Figure(figsize=size, dpi=DPI)
+        self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+        self.axes.set_autoscale_on(False)
+        self.axes.set_xlim(0, width)
+        self.axes.set_ylim(height, 0)
+
+    def image(self, pixels: Pixels, x: int, y: int, scale: int) -> None:
+        """Draw (H, W, C) with its top left corner at (x, y), each pixel `scale` wide and high."""
+        self.stretch(pixels, x, y, pixels.shape[1] * scale, pixels.shape[0] * scale)
+
+    def stretch(self, pixels: Pixels, x: int, y: int, width: int, height: int) -> None:
+        """Draw (H, W, C) over a box without smoothing."""
+        colours = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+        box = (x, x + width, y + height, y)
+        self.axes.imshow(colours, extent=box, interpolation="nearest", aspect="auto")
+        self.axes.set_xlim(0, self.figure.bbox.width)
+        self.axes.set_ylim(self.figure.bbox.height, 0)
+
+    def rule(self, x: float, y: float, width: float) -> None:
+        """Draw a thin horizontal line."""
+        self.axes.plot([x, x + width], [y, y], color=RULE, linewidth=0.6)
+
+    def upright_rule(self, x: float, y: float, end: float) -> None:
+        """Draw a thin vertical line."""
+        self.axes.plot([x, x], [y, end], color=RULE, linewidth=0.6)
+
+    def bar(self, x: float, y: float, length: float, positive: bool, width: float = 2) -> None:
+        """Draw a length from x, to the left where negative: blue speaks for, vermilion against."""
+        colour = BLUE if positive else VERMILION
+        ends = ([x, x + length], [y, y])
+        self.axes.plot(*ends, color=colour, linewidth=width, solid_capstyle="butt")
+
+    def text(self, x: float, y: float, words: str, size: float = 7, **style: Any) -> None:
+        """Write one line, its capitals centred on y: all baselines of a row agree."""
+        half_capital = 0.365 * size * DPI / 72
+        style = {"ha": "center", "va": "baseline", **style}
+        self.axes.text(x, y + half_capital, words, size=size, **style)
+
+    def upright(self, x: float, y: float, words: str, **style: Any) -> None:
+        """Write from the bottom up."""
+        style = {"ha": "center", "va": "center", **style}
+        self.axes.text(x, y, words, rotation=90, **style)
+
+    def label(self, x: float, y: float, words: str, upwards: bool = False, **style: Any) -> None:
+        """Write lines downwards from y, or so that the last one stands on it."""
+        lines = words.split("\n")
+        start = y - LINE * (len(lines) - 0.5) if upwards else y + LINE / 2
+        for index, line in enumerate(lines):
+            self.text(x, start + LINE * index, line, **style)
+
+
+def _text_width(words: str, size: float = 7, weight: str = "normal") -> float:
+    """Width in pixels of the page; of the longest line where there are several."""
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    measure = TextToPath().get_text_width_height_descent
+    return max(measure(line, font, False)[0] for line in words.split("\n")) * DPI / 72
+
+
+def _fold(name: str, width: float, **font: Any) -> str:
+    """Break a class name that is wider than its place behind a space or a slash."""
+    if _text_width(name, **font) <= width:
+        return name
+    return name.replace("/", "/\n", 1) if "/" in name else name.replace(" ", "\n", 1)
+
+
+def _number(value: float) -> str:
+    """Three digits or so, with a true minus sign."""
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _signed(value: float) -> str:
+    words = _number(value)
+    if float(words.replace("\N{MINUS SIGN}", "-")) == 0:
+        return words.removeprefix("\N{MINUS SIGN}")
+    return words if value < 0 else f"+{words}"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _names(indices: Ints | None, class_names: Sequence[str] | None, count: int) -> list[str]:
+    if indices is None:
+        return [""] * count
+    _require(len(indices) == count, f"{count} images, but {len(indices)} labels or predictions")
+    return [class_names[int(i)] if class_names else str(int(i)) for i in indices]
+
+
+def _lines(names: Sequence[str]) -> int:
+    return max(name.count("\n") + 1 if name else 0 for name in names)
+
+
+def _tint(shares: Floats, colour: str) -> Pixels:
+    """White at 0, the colour at 1: (...) -> (..., 3)."""
+    target = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)])
+    mixed: Pixels = np.rint(255 + (target - 255) * np.asarray(shares)[..., None]).astype(np.uint8)
+    return mixed
+
+
+BOX, STEP = 144, 164  # a picture, and from one to the next
+
+
+def _boxed(page: _Page, pixels: Pixels, x: int, y: int) -> None:
+    """Centre a picture in a box, enlarged by a whole number."""
+    scale = max(1, BOX // max(pixels.shape[:2]))
+    high, wide = pixels.shape[0] * scale, pixels.shape[1] * scale
+    page.image(pixels, x + (BOX - wide) // 2, y + (BOX - high) // 2, scale)

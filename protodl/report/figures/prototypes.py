@@ -1,0 +1,136 @@
+"""Grids of images: reconstructions below their originals, and all decoded prototypes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from protodl.report.figures.page import (
+    GREY,
+    INK,
+    LINE,
+    MARGIN,
+    PAGE_WIDTH,
+    VERMILION,
+    Floats,
+    Ints,
+    _fold,
+    _lines,
+    _names,
+    _number,
+    _Page,
+    _require,
+    _styled,
+    _text_width,
+)
+from protodl.report.figures.pixels import Images, to_pixels
+
+
+@_styled
+def samples_figure(
+    originals: Images,
+    reconstructions: Images,
+    labels: Ints | None = None,
+    predictions: Ints | None = None,
+    class_names: Sequence[str] | None = None,
+    columns: int = 10,
+) -> Figure:
+    """Originals (N, C, H, W) above their reconstructions, true class on top, predicted class below.
+
+    A wrong prediction stands out by colour and weight. labels, predictions: (N,).
+    """
+    top = to_pixels(originals, "originals")
+    bottom = to_pixels(reconstructions, "reconstructions")
+    _require(top.shape == bottom.shape, f"originals {top.shape} and reconstructions {bottom.shape}")
+    count, height, width, _ = top.shape
+    scale = max(1, round(84 / width))
+    cell, tall, side = width * scale + 4, height * scale, 26
+    above = [_fold(name, cell) for name in _names(labels, class_names, count)]
+    below = [_fold(name, cell) for name in _names(predictions, class_names, count)]
+    head, foot = _lines(above) * LINE + 4, _lines(below) * LINE + 4
+    columns = min(columns, count)
+    block = head + 2 * tall + 4 + foot + 12
+    rows = -(-count // columns)
+    page = _Page(side + columns * cell + MARGIN, MARGIN + rows * block)
+    for row in range(rows):
+        y = MARGIN + row * block + head + tall / 2
+        page.upright(side - 12, y, "original", color=GREY)
+        page.upright(side - 12, y + tall + 4, "decoded", color=GREY)
+    for index in range(count):
+        x = side + index % columns * cell
+        y = MARGIN + index // columns * block + head
+        page.image(top[index], x, y, scale)
+        page.image(bottom[index], x, y + tall + 4, scale)
+        wrong = bool(above[index]) and above[index] != below[index]
+        colour, weight = (VERMILION, "bold") if wrong else (INK, "normal")
+        middle, end = x + (cell - 4) / 2, y + 2 * tall + 8
+        page.label(middle, y - 3, above[index], upwards=True)
+        page.label(middle, end, below[index], color=colour, weight=weight)
+    return page.figure
+
+
+def prototype_order(classes: Ints, weights: Floats) -> list[int]:
+    """Prototypes of a class side by side, the one with the most negative weight first."""
+    return [int(index) for index in np.lexsort((np.asarray(weights), np.asarray(classes)))]
+
+
+@_styled
+def prototypes_figure(
+    images: Images,
+    classes: Ints,
+    weights: Floats,
+    class_names: Sequence[str],
+    by_class: bool = True,
+) -> Figure:
+    """Decoded prototypes (P, C, H, W), each with its class, number and head weight for that class.
+
+    classes, weights: (P,). Sorted as prototype_order says, or left in order; classes without a
+    prototype are named below.
+    """
+    pixels = to_pixels(images, "images")
+    count, height, width, _ = pixels.shape
+    _require(
+        len(classes) == len(weights) == count, f"{count} images need as many classes and weights"
+    )
+    order = prototype_order(classes, weights) if by_class else list(range(count))
+    scale = max(1, round((112 if count <= 15 else 84 if count <= 60 else 56) / width))
+    numbers = [f"#{p} {_number(float(weights[p]))}" for p in range(count)]
+    labels = max(_text_width(words) for words in [*class_names, *numbers])
+    cell = round(max(width * scale, labels)) + 6
+    columns = _columns(count, cell)
+    row = height * scale + 48
+    rows = -(-count // columns)
+    caption = _coverage_lines(classes, class_names)
+    wide = max(columns * cell - 6, *(round(_text_width(words)) for words, _ in caption))
+    page = _Page(wide + 2 * MARGIN, MARGIN + rows * row + 10 + 20 * len(caption))
+    left = (wide - columns * cell + 6) // 2 + MARGIN
+    for place, p in enumerate(order):
+        x, y = left + place % columns * cell, MARGIN + place // columns * row
+        middle, end = x + (cell - 6) / 2, y + height * scale
+        page.image(pixels[p], x + (cell - 6 - width * scale) // 2, y, scale)
+        page.text(middle, end + 13, class_names[int(classes[p])])
+        page.text(middle, end + 31, numbers[p], color=GREY)
+    for index, (words, colour) in enumerate(caption):
+        y = MARGIN + rows * row + 12 + 20 * index
+        page.text(wide / 2 + MARGIN, y, words, color=colour)
+    return page.figure
+
+
+def _columns(count: int, cell: int) -> int:
+    """As many columns as the page takes, rows as even as can be; up to 15 stand in fives."""
+    fitting = max(1, (PAGE_WIDTH - 2 * MARGIN) // cell)
+    fitting = min(fitting, 5 if count <= 15 else 10 if count <= 60 else 20)
+    return -(-count // -(-count // fitting))
+
+
+def _coverage_lines(classes: Ints, class_names: Sequence[str]) -> list[tuple[str, str]]:
+    covered = {int(c) for c in classes}
+    missing = [name for index, name in enumerate(class_names) if index not in covered]
+    count = f"{len(classes)} prototype{'' if len(classes) == 1 else 's'}"
+    lines = [(f"{count}; #number and head weight (most negative: most evidence)", GREY)]
+    groups = [missing[start : start + 5] for start in range(0, len(missing), 5)]
+    for index, group in enumerate(groups):
+        start = "without a prototype: " if index == 0 else ""
+        end = "" if group is groups[-1] else ","
+        lines.append((start + ", ".join(group) + end, VERMILION))
+    return lines

@@ -1,0 +1,212 @@
+"""The report as one HTML page that needs nothing beside it: no network, no other file."""
+
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from protodl.core.config import Params
+from protodl.explanation.types import chance
+from protodl.report.results import ResultRow, ResultsError
+from protodl.report.tables import (
+    PICTURES,
+    Column,
+    columns,
+    how_made,
+    protocol,
+    row_facts,
+    shortfall,
+)
+
+OPEN = ("reasons", "prototypes", "samples")  # of PICTURES; the others unfold
+KINDS = {  # of explained test images, in the order of the page
+    "correct": "Right, by the largest margins",
+    "borderline": "Close calls: the smallest margins between two classes",
+    "wrong": "Wrong, by the largest margins",
+}
+CARD_LEVEL = 4  # of the headings in a model card, which stands below a heading of level 3
+
+_markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file as part of the page; its size in pixels."""
+
+    source: str  # data URI
+    width: int
+    height: int
+    text: str  # what it shows
+    caption: str = ""
+
+    @classmethod
+    def read(cls, path: Path, text: str, caption: str = "") -> Self:
+        """Read a PNG file; raises OSError where there is none, ResultsError where it is no PNG."""
+        data = path.read_bytes()
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                width, height = image.size
+        except OSError as error:
+            raise ResultsError(f"{path}: is not a PNG; run `dvc repro`") from error
+        source = f"data:image/png;base64,{b64encode(data).decode()}"
+        return cls(source, width, height, text, caption)
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Outcome(_Read):
+    name: str = Field(alias="class")
+    probability: float
+
+    def __str__(self) -> str:
+        return f"{self.name} ({chance(self.probability)})"
+
+
+class _Strangeness(_Read):
+    flag: bool
+
+
+class _Explanation(_Read):
+    """An explanation's JSON, as far as its caption tells of it."""
+
+    prediction: _Outcome
+    runner_up: _Outcome
+    label: str | None
+    out_of_distribution: _Strangeness
+
+    def caption(self) -> str:
+        label = "" if self.label is None else f", label {self.label}"
+        strange = "Out" if self.out_of_distribution.flag else "Not out"
+        return (
+            f"Predicted {self.prediction}{label}; runner-up {self.runner_up}. "
+            f"{strange} of distribution."
+        )
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page shows of one row; text as HTML."""
+
+    row: ResultRow
+    figures: list[tuple[str, str]]  # headings and cells of the row's line in the table
+    facts: list[Markup]
+    open: list[Picture]
+    folded: list[Picture]
+    gallery: list[tuple[str, list[Picture]]]  # by kind, without those that have none
+    card: Markup | None
+
+
+def html_report(
+    rows: Sequence[ResultRow], params: Params, folder: Path, cards: Path, overview: Path
+) -> str:
+    """The page.
+
+    Args:
+        rows: the table.
+        params: params.yaml.
+        folder: results/rows; a row's explanations are left out where there are none.
+        cards: folder of the model cards, <row>.md; those that are missing are left out.
+        overview: the picture at the head of the page.
+
+    Raises:
+        ResultsError: a file is not what its name says.
+        OSError: a picture is missing.
+    """
+    environment = Environment(
+        loader=PackageLoader("protodl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = columns(rows)
+    head = "One image of each data set, its reconstruction, and the prototypes it was recognised by"
+    return environment.get_template("report.html").render(
+        protocol=_inline(protocol(rows)),
+        shortfall=shortfall(rows),
+        overview=Picture.read(overview, head),
+        columns=[(column.heading, _inline(column.meaning)) for column in shown],
+        lines=[(row, [column.cell(row) for column in shown]) for row in rows],
+        how=[_inline(fact) for fact in how_made(rows)],
+        sections=[
+            _section(row, params, folder / row.row, cards / f"{row.row}.md", shown) for row in rows
+        ],
+    )
+
+
+def _section(
+    row: ResultRow, params: Params, folder: Path, card: Path, shown: Sequence[Column]
+) -> Section:
+    pictures = {
+        name: Picture.read(folder / "pictures" / f"{name}.png", f"{row.row}: {caption}", caption)
+        for name, caption in PICTURES.items()
+    }
+    return Section(
+        row=row,
+        figures=[(column.heading, column.cell(row)) for column in shown],
+        facts=[_inline(fact) for fact in row_facts(row, params.experiment(row.row))],
+        open=[picture for name, picture in pictures.items() if name in OPEN],
+        folded=[picture for name, picture in pictures.items() if name not in OPEN],
+        gallery=list(_gallery(folder / "explanations")),
+        card=_card(card.read_text(encoding="utf-8")) if card.is_file() else None,
+    )
+
+
+def _gallery(folder: Path) -> Iterator[tuple[str, list[Picture]]]:
+    """Explained test images of each kind that has any: <kind>-<n>.png and .json, n from 1."""
+    for kind, words in KINDS.items():
+        number = len(list(folder.glob(f"{kind}-*.json")))
+        pictures = [_explained(folder / f"{kind}-{n}.json") for n in range(1, number + 1)]
+        if pictures:
+            yield words, pictures
+
+
+def _explained(path: Path) -> Picture:
+    try:
+        explanation = _Explanation.model_validate_json(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise ResultsError(f"{path}: is no explanation ({reason}); run `dvc repro`") from None
+    caption = explanation.caption()
+    return Picture.read(path.with_suffix(".png"), f"Explanation: {caption}", caption)
+
+
+def _inline(text: str) -> Markup:
+    """A line of Markdown as HTML; HTML in it is escaped."""
+    return Markup(_markdown.renderInline(text))
+
+
+def _card(text: str) -> Markup:
+    """A model card as HTML, its headings below the page's."""
+    if text.startswith("---\n"):
+        text = text.partition("\n---\n")[2]  # what it says to programs
+    tokens = _markdown.parse(text)
+    levels = sorted({token.tag for token in tokens if token.type == "heading_open"})
+    for token in tokens:
+        if token.type.startswith("heading_"):
+            token.tag = f"h{min(CARD_LEVEL + levels.index(token.tag), 6)}"
+        token.children = list(_self_contained(token.children)) if token.children else None
+    return Markup(_markdown.renderer.render(tokens, _markdown.options, {}))
+
+
+def _self_contained(tokens: Sequence[Token]) -> Iterator[Token]:
+    """Without pictures, which the page shows itself, and links to files, which it may have left."""
+    linked: list[bool] = []
+    for token in tokens:
+        if token.type == "link_open":
+            linked.append(str(token.attrGet("href")).startswith(("https://", "http://")))
+        keep = linked[-1] if token.type in ("link_open", "link_close") else token.type != "image"
+        if token.type == "link_close":
+            linked.pop()
+        if keep:
+            yield token

@@ -1,0 +1,102 @@
+"""Explanations as files: a sheet (PNG) for people, JSON for programs."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from protodl.data.datasets import Split, load_split
+from protodl.data.pictures import Input, InputError, image_files, read_picture
+from protodl.explanation.local import explain, load
+from protodl.explanation.types import Explanation
+from protodl.report.figures.page import save
+from protodl.report.figures.sheet import explanation_figure
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """An image to explain, the name of its files, and its class if known."""
+
+    name: str
+    image: Input
+    label: int | None = None
+
+
+def questions_of_files(paths: list[Path]) -> list[Question]:
+    """Image files and folders of them, each file read once to see that it is an image.
+
+    Raises:
+        InputError: one is missing or not an image, or a folder holds none.
+    """
+    files = image_files(paths)
+    for file in files:
+        read_picture(file)
+    return [Question(file.stem, file) for file in files]
+
+
+def questions_of_split(test: Split, indices: list[int]) -> list[Question]:
+    """Images of the test split.
+
+    Raises:
+        InputError: an index is outside of it.
+    """
+    for index in indices:
+        if not 0 <= index < len(test):
+            raise InputError(f"--test {index}: the test split has images 0 to {len(test) - 1}")
+    return [
+        Question(f"test-{index}", test.images[index], int(test.labels[index])) for index in indices
+    ]
+
+
+def tell_apart(questions: Iterable[Question]) -> list[Question]:
+    """The same questions, those of one name told apart by a number."""
+    named: dict[str, Question] = {}
+    for question in questions:
+        name, number = question.name, 1
+        while name in named:
+            number += 1
+            name = f"{question.name}-{number}"
+        named[name] = replace(question, name=name)
+    return list(named.values())
+
+
+def run_explain(
+    root: Path,
+    row: str,
+    images: list[Path],
+    tests: list[int],
+    seed: int | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Explain images of files and of the test split: files in `output`, words or JSON printed.
+
+    Raises:
+        InputError: there is nothing to explain, or an image cannot be used; nothing was written.
+        ConfigError, CheckpointError, DatasetError: see `protodl.explanation.local.load`.
+    """
+    if not images and not tests:
+        raise InputError("nothing to explain: name image files or folders, or --test INDEX")
+    model = load(row, seed, root)
+    questions = questions_of_files(images)
+    if tests:
+        test = load_split(root / "data" / model.info.name / "test.pt")
+        questions += questions_of_split(test, tests)
+    told = []
+    for question in tell_apart(questions):
+        explanation = explain(model, question.image, question.label, question.name)
+        picture = write_explanation(explanation, output, question.name)
+        told.append(explanation.as_dict())
+        if not as_json:
+            print(f"{explanation}\n  -> {picture} and .json", flush=True)
+    if as_json:
+        print(json.dumps(told, indent=1, allow_nan=False))
+
+
+def write_explanation(explanation: Explanation, folder: Path, name: str) -> Path:
+    """Write `<name>.png` and `<name>.json` into the folder; returns the former."""
+    picture = folder / f"{name}.png"
+    save(explanation_figure(explanation), picture)
+    text = json.dumps(explanation.as_dict(), indent=1, allow_nan=False)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    return picture

@@ -1,0 +1,273 @@
+"""The table's side in MLflow: runs refilled from the pipeline's files, and the table read back."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from protodl import tracking
+from protodl.core.config import Params, load_params
+from protodl.core.training_log import SeedLog
+from protodl.report.cards import model_card
+from protodl.report.results import (
+    ResultRow,
+    ResultsError,
+    RowFiles,
+    differing_parameters,
+    read_row,
+    result_row,
+)
+from protodl.report.tables import results_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from protodl.network.network import PrototypeNetwork
+    from protodl.tracking import ExplainedModel, RowResult, ServedModel
+
+UNPROJECTED = "unprojected_"  # begins the names of metrics from before the projection
+ENVIRONMENT_TAG = "environment."
+
+
+class Synced(NamedTuple):
+    """What a synchronisation did."""
+
+    created: list[str]  # ids of seed runs that MLflow lacked
+    left_out: list[str]  # why, for each row without valid results
+
+
+def sync_project(params: Params, rows: Path, models: Path) -> Synced:
+    """Make MLflow hold what the pipeline's files hold; a second call creates nothing.
+
+    Inside a DVC experiment the champions and MLflow's description stay those of the project.
+
+    Args:
+        params: params.yaml.
+        rows: folder with what was measured of each row (results/rows).
+        models: folder of the networks, <row>/seed-<s>.pt, and of what explanations compare with,
+            references/<row>/seed-<s>.pt; those that are missing are left out.
+
+    Raises:
+        ResultsError: one of those files is damaged.
+        protodl.tracking.TrackingError: the store cannot be opened or written.
+    """
+    files, left_out = _read(params, rows)
+    if not files:
+        return Synced([], left_out)
+    logs = [log for row in files.values() for log in row.logs]
+    evaluations = [seed for row in files.values() for seed in row.evaluations]
+    metrics = {(seed.row, seed.seed): seed.metrics for seed in evaluations}
+    created = tracking.sync(logs, metrics, lambda log: load_served(models, log))
+    for log, seed in zip(logs, evaluations, strict=True):
+        details = {"confusion.json": seed.confusion, "prototypes.json": seed.prototypes}
+        tracking.log_evaluation(log, seed.metrics, details)
+    results = {name: result_row(name, params, row) for name, row in files.items()}
+    for name, row in files.items():
+        _record_row(results[name], row)
+        tracking.sync_explained(row.logs, lambda log: load_explained(models, log))
+        tracking.describe_row(row.logs, model_card(results[name], row, params))
+        tracking.log_pictures(row.logs, sorted((rows / name / "pictures").glob("*.png")))
+    if not tracking.dvc_facts():
+        tracking.set_champions(logs)
+        tracking.describe_experiment(results_table([*results.values()]))
+    return Synced(created, left_out)
+
+
+def try_sync(params: Path, rows: Path, models: Path) -> None:
+    """Bring MLflow up to date after or before other work; whatever goes wrong is a warning.
+
+    Args:
+        params: params.yaml.
+        rows: as for `sync_project`.
+        models: as for `sync_project`.
+    """
+    try:
+        created = sync_project(load_params(params), rows, models).created
+    except Exception as error:
+        print(
+            f"warning: MLflow was not brought up to date: {error}; `protodl sync` does it later",
+            file=sys.stderr,
+        )
+        return
+    if created:
+        print(f"{len(created)} runs created in MLflow", flush=True)
+
+
+def _read(params: Params, folder: Path) -> tuple[dict[str, RowFiles], list[str]]:
+    """The rows that have results, and why others have none."""
+    files: dict[str, RowFiles] = {}
+    left_out: list[str] = []
+    for row in params.experiments:
+        try:
+            files[row] = read_row(row, params, folder)
+        except ResultsError as error:
+            left_out.append(str(error))
+    return files, left_out
+
+
+def load_served(models: Path, log: SeedLog) -> "ServedModel | None":
+    """The classifier of a seed; None where its file is not on this machine.
+
+    Raises:
+        ResultsError: the file is damaged.
+    """
+    path = models / log.row / f"seed-{log.seed}.pt"
+    if not path.exists():
+        return None
+    from protodl.core.files import CheckpointError  # late: MLflow mostly has them all
+    from protodl.data.datasets import DATASETS
+    from protodl.network.checkpoint import load_network
+    from protodl.network.network import Classifier
+
+    try:
+        network = load_network(path)
+    except CheckpointError as error:
+        raise ResultsError(str(error)) from error
+    class_names = DATASETS[str(log.parameters["dataset"])].class_names
+    return tracking.ServedModel(Classifier(network), _example(network), class_names)
+
+
+def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":
+    """Two decoded prototypes (2, C, H, W): images that need no data set on this machine."""
+    import torch
+
+    with torch.inference_mode():
+        decoded: npt.NDArray[np.float32] = network.decode_prototypes().numpy()
+    return decoded[[0, -1]]  # the same one twice where there is only one
+
+
+def load_explained(models: Path, log: SeedLog) -> "ExplainedModel | None":
+    """The explaining model of a seed; None where it has no prototypes or a file is not here.
+
+    Raises:
+        ResultsError: a file is damaged.
+    """
+    path = models / log.row / f"seed-{log.seed}.pt"
+    compared = models / "references" / log.row / f"seed-{log.seed}.pt"
+    if log.parameters["model"]["distance"] == "none" or not (path.exists() and compared.exists()):
+        return None
+    from protodl.core.files import CheckpointError  # late, as above
+    from protodl.data.datasets import DATASETS
+    from protodl.explanation.serving import Explainer, explainer_facts
+    from protodl.network.cases import load_reference
+    from protodl.network.checkpoint import load_network
+
+    try:
+        network, reference = load_network(path), load_reference(compared)
+    except CheckpointError as error:
+        raise ResultsError(str(error)) from error
+    class_names = DATASETS[str(log.parameters["dataset"])].class_names
+    facts = explainer_facts(network, reference, class_names)
+    return tracking.ExplainedModel(Explainer(network, reference), _example(network), facts)
+
+
+def _record_row(result: ResultRow, files: RowFiles) -> None:
+    numbers: dict[str, float | None] = {
+        "num_seeds": result.num_seeds,
+        "num_epochs": result.num_epochs,
+        "coverage_min": result.coverage_min,
+        "published_accuracy": result.published_accuracy,
+        "difference": result.difference,
+    }
+    numbers |= {f"{UNPROJECTED}{name}": value for name, value in result.unprojected.items()}
+    extra = {name: value for name, value in numbers.items() if value is not None}
+    tags = {
+        "seeds": " ".join(map(str, result.seeds)),
+        "selected_epochs": " ".join(map(str, result.selected_epochs)),
+        "data_source": result.data_source,
+        "trained_run_id": result.run_id,  # finds the run of RESULTS.md in a store refilled later
+        **{f"{ENVIRONMENT_TAG}{name}": value for name, value in result.environment.items()},
+    }
+    mean, std = files.metrics.mean, files.metrics.std
+    tracking.log_row(files.logs, mean, std, extra, tags)
+
+
+def tracked_rows(params: Params) -> list[ResultRow]:
+    """Build the table from MLflow alone: of each row in params.yaml its latest result.
+
+    Results of other parameters, such as those of an experiment, are passed over.
+
+    Raises:
+        ResultsError: MLflow holds no result of a row, or only such of other parameters.
+        protodl.tracking.TrackingError: the store cannot be opened or read.
+    """
+    try:
+        recorded = tracking.read_results(params.experiments)
+    except LookupError as error:
+        raise ResultsError(error.args[0]) from error
+    return [
+        _recorded_row(row, _latest_match(row, results, params)) for row, results in recorded.items()
+    ]
+
+
+def _latest_match(row: str, recorded: "Sequence[RowResult]", params: Params) -> "RowResult":
+    """The first of these results, the latest coming first, that is one of params.yaml."""
+    problems = [next(_differences(result, params, row), None) for result in recorded]
+    if None not in problems:
+        raise ResultsError(
+            f"MLflow's latest result of row {row!r}: {problems[0]}, and no other one fits; "
+            "`protodl sync` adds the result of params.yaml"
+        )
+    return recorded[problems.index(None)]
+
+
+def _differences(recorded: "RowResult", params: Params, row: str) -> Iterator[str]:
+    """What shows that a result is not one of params.yaml."""
+    yield from differing_parameters(recorded.parameters, params.experiment(row))
+    source = recorded.tags.get("data_source", params.data.source)
+    if source != params.data.source:
+        yield f"it was trained on the {source} data, data.source is {params.data.source!r}"
+
+
+def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:
+    metrics, tags, parameters = recorded.metrics, recorded.tags, recorded.parameters
+    try:
+        return ResultRow(
+            row=row,
+            dataset=parameters["dataset"],
+            architecture=parameters["model.architecture"],
+            decoder=parameters["model.decoder"],
+            num_prototypes=int(parameters["model.num_prototypes"]),
+            num_seeds=int(metrics["num_seeds"]),
+            seeds=_numbers(tags["seeds"]),
+            selected_epochs=_numbers(tags["selected_epochs"]),
+            test_accuracy_mean=metrics["test_accuracy"],
+            test_accuracy_std=metrics["test_accuracy_std"],
+            validation_accuracy_mean=metrics["validation_accuracy"],
+            published_accuracy=metrics.get("published_accuracy"),
+            difference=metrics.get("difference"),
+            decode_agreement_mean=metrics["decode_agreement"],
+            cycle_identity_mean=metrics["cycle_identity"],
+            reconstruction_agreement_mean=metrics["reconstruction_agreement"],
+            independent_agreement_mean=metrics["independent_agreement"],
+            independent_reconstruction_agreement_mean=metrics[
+                "independent_reconstruction_agreement"
+            ],
+            case_agreement_mean=metrics["case_agreement"],
+            unprojected={
+                name.removeprefix(UNPROJECTED): value
+                for name, value in metrics.items()
+                if name.startswith(UNPROJECTED)
+            },
+            purity25_mean=metrics["purity25"],
+            coverage_min=int(metrics["coverage_min"]),
+            train_seconds_mean=metrics["train_seconds"],
+            num_epochs=int(metrics["num_epochs"]),
+            run_id=tags["trained_run_id"],  # the same in a refilled store
+            data_source="full" if tags["data_source"] == "full" else "sample",
+            environment=_environment(tags),
+        )
+    except KeyError as error:
+        raise ResultsError(
+            f"MLflow's run {recorded.run_id} of row {row!r} lacks {error}; `protodl sync` adds it"
+        ) from error
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split())
+
+
+def _environment(tags: Mapping[str, str]) -> dict[str, str]:
+    facts = {name: value for name, value in tags.items() if name.startswith(ENVIRONMENT_TAG)}
+    return {name.removeprefix(ENVIRONMENT_TAG): value for name, value in sorted(facts.items())}

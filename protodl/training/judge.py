@@ -1,0 +1,49 @@
+"""How a judge is trained: the images of a training split, cross-entropy, and nothing selected."""
+
+import torch
+import torch.nn.functional as F
+
+from protodl.core.config import AugmentConfig, DatasetName, JudgeConfig, OptimizerConfig
+from protodl.core.machine import Runtime, seeded
+from protodl.data.augment import augment_pixels, augment_values
+from protodl.data.datasets import Split, to_unit_interval
+from protodl.network.judge import Judge
+from protodl.training.optimizers import build_optimizers, learning_rate
+
+AUGMENTS: dict[DatasetName, AugmentConfig] = {
+    "mnist": AugmentConfig(elastic_alpha=12, shift=1),
+    "fashion-mnist": AugmentConfig(shift=1, flip=True),
+    "cifar10": AugmentConfig(shift=2, flip=True),
+}
+
+
+def train_judge(dataset: DatasetName, train: Split, config: JudgeConfig, runtime: Runtime) -> Judge:
+    """Train a judge on the images that the networks are trained on; the same seed, the same bits.
+
+    Nothing is selected, so the held-out images stay unseen.
+    """
+    device = runtime.device
+    with seeded(config.seed):
+        judge = Judge(dataset)
+    judge.to(device).to(memory_format=torch.channels_last)
+    optimizer = OptimizerConfig(name="muon", lr=config.lr, weight_decay=1e-2)
+    optimizers = build_optimizers(judge, optimizer)
+    order = torch.Generator().manual_seed(config.seed)
+    noise = torch.Generator(device).manual_seed(config.seed)
+    augment = AUGMENTS[dataset]
+    images, labels = train.images.to(device), train.labels.to(device)
+    batches_each = -(-len(train) // config.batch_size)
+    judge.train()
+    for epoch in range(config.epochs):
+        shuffled = torch.randperm(len(train), generator=order).to(device)
+        for index, batch in enumerate(shuffled.split(config.batch_size)):
+            step, steps = epoch * batches_each + index, config.epochs * batches_each
+            for group in (group for each in optimizers for group in each.param_groups):
+                group["lr"] = learning_rate(optimizer, step, steps)
+            shown = to_unit_interval(augment_pixels(images[batch], augment, noise))
+            loss = F.cross_entropy(judge(augment_values(shown, augment, noise)), labels[batch])
+            judge.zero_grad(set_to_none=True)
+            loss.backward()
+            for each in optimizers:
+                each.step()
+    return judge.cpu().eval()

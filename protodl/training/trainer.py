@@ -1,0 +1,315 @@
+"""The training loop: schedule, clipping, weight averaging, selection on held-out images, resume.
+
+Shapes: N images, C channels, H x W pixels.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from protodl.core.config import Experiment
+from protodl.core.files import FORMAT, read, write_atomically
+from protodl.core.machine import Runtime, seeded
+from protodl.core.training_log import EpochRecord
+from protodl.data.augment import augment_pixels, augment_values
+from protodl.data.datasets import DATASETS, Split, batches, to_unit_interval
+from protodl.evaluation.accuracy import evaluate
+from protodl.network.losses import TERM_NAMES, LossTerms, batch_terms, diversity, prototype_terms
+from protodl.network.network import PrototypeNetwork
+from protodl.training.optimizers import build_optimizers, learning_rate
+from protodl.training.step_graph import StepGraph
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The network of the best epoch on the held-out images, and how training went."""
+
+    network: PrototypeNetwork
+    history: list[EpochRecord]
+    unprojected: PrototypeNetwork | None = None  # the same before its prototypes were projected
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of training and selection, interruptions left out."""
+        return sum(record.seconds for record in self.history)
+
+    @property
+    def selected(self) -> EpochRecord:
+        """The epoch that the network comes from."""
+        return [record for record in self.history if record.selected][-1]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller may watch; none of it can change the outcome."""
+
+    on_step: Callable[[int], None] = lambda num_images: None
+    on_epoch: Callable[[EpochRecord, PrototypeNetwork], None] = lambda record, network: None
+
+
+def build_network(experiment: Experiment, train: Split, seed: int) -> PrototypeNetwork:
+    """A fresh network for an experiment; the same seed gives the same weights."""
+    info = DATASETS[experiment.dataset]
+    with seeded(seed):
+        network = PrototypeNetwork(experiment.model, info.channels, info.size, info.num_classes)
+    if experiment.model.prototype_init == "data":
+        cases = choose_cases(train.labels, experiment.model.num_prototypes, seed)
+        network.set_prototypes(to_unit_interval(train.images[cases]))
+    return network
+
+
+def choose_cases(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Indices (count,) of training cases drawn by `seed`, the classes taken in turn."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    of_class = [order[labels[order] == k] for k in labels.unique()]
+    picks = [divmod(position, len(of_class)) for position in range(count)]
+    return torch.stack([of_class[k][turn % len(of_class[k])] for turn, k in picks])
+
+
+@dataclass
+class Trainer:
+    """One training: network, optimizer and all random state; everything a checkpoint holds."""
+
+    network: PrototypeNetwork
+    train: Split
+    validation: Split
+    experiment: Experiment
+    runtime: Runtime
+    seed: int
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Put everything on the device and build optimizer, average and random state."""
+        device = self.runtime.device
+        self.network.to(device).to(memory_format=self.runtime.memory_format)
+        self.train = Split(self.train.images.to(device), self.train.labels.to(device))
+        recorded = self.runtime.cuda_graph
+        self.optimizers = build_optimizers(self.network, self.experiment.optimizer, recorded)
+        averaging = self.experiment.optimizer.averaging > 0
+        self.average = copy.deepcopy(self.network) if averaging else None
+        self.order_generator = torch.Generator().manual_seed(self.seed)
+        self.augment_generator = torch.Generator(device).manual_seed(self.seed)
+        self.graph = StepGraph([self.augment_generator]) if recorded else None
+        self.rate = torch.zeros((), device=device)
+        self.best_state: dict[str, Tensor] = {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; a short last batch is a step too."""
+        return math.ceil(len(self.train) / self.experiment.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.experiment.epochs * self.steps_per_epoch
+
+    @property
+    def evaluated(self) -> PrototypeNetwork:
+        """The network that is validated and kept: the averaged one where averaging is on."""
+        return self.network if self.average is None else self.average
+
+    def run_epoch(self, hooks: Hooks) -> EpochRecord:
+        """Train one epoch, validate, and keep the weights if they are the best so far."""
+        start = time.perf_counter()
+        metrics = self._train_epoch(hooks)
+        train_seconds = time.perf_counter() - start
+        self._check_finite(metrics)
+        result = evaluate(
+            self.evaluated, self.validation, self.experiment.loss, self.runtime.device, decode=False
+        )
+        selected = all(_merit(result.as_metrics()) > _merit(r.validation) for r in self.history)
+        if selected:
+            self.best_state = copy.deepcopy(self.evaluated.state_dict())
+        epoch = len(self.history) + 1
+        record = EpochRecord(
+            epoch=epoch,
+            step=epoch * self.steps_per_epoch,
+            timestamp_ms=time.time_ns() // 1_000_000,
+            seconds=time.perf_counter() - start,
+            images_per_second=len(self.train) / train_seconds,
+            learning_rate=float(self.optimizers[0].param_groups[0]["lr"]),
+            train=metrics,
+            validation=result.as_metrics(),
+            selected=selected,
+        )
+        self.history.append(record)
+        return record
+
+    def state(self) -> dict[str, Any]:
+        """Everything that continues the training bit for bit, as tensors and plain values."""
+        return {
+            "format": FORMAT,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "order_generator": self.order_generator.get_state(),
+            "augment_generator": self.augment_generator.get_state(),
+            "best_state": self.best_state,
+            "history": json.dumps([record.model_dump() for record in self.history]),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned; the next epoch is the one after it."""
+        self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.order_generator.set_state(state["order_generator"])
+        self.augment_generator.set_state(state["augment_generator"])
+        self.best_state = state["best_state"]
+        self.history = [EpochRecord(**record) for record in json.loads(state["history"])]
+
+    def _train_epoch(self, hooks: Hooks) -> dict[str, float]:
+        """One pass over the training images; returns means over images (r1: over batches)."""
+        self.network.train()
+        count = len(self.train)
+        order = (
+            torch.randperm(count, generator=self.order_generator)
+            if self.experiment.shuffle
+            else torch.arange(count)
+        ).to(self.runtime.device)
+        sums = torch.zeros(len(TERM_NAMES) + 2, device=self.runtime.device)
+        step = len(self.history) * self.steps_per_epoch
+        for batch in order.split(self.experiment.batch_size):
+            sums += self.train_step(batch, step) * len(batch)  # stays on the device: no waiting
+            step += 1
+            hooks.on_step(len(batch))
+        means = (sums / count).tolist()
+        return dict(zip(("accuracy", "loss", *TERM_NAMES), means, strict=True))
+
+    def train_step(self, batch: Tensor, step: int) -> Tensor:
+        """One optimizer step on images of indices `batch`; returns accuracy, loss and its terms."""
+        self._set_learning_rate(step)
+        weights = self.experiment.loss
+        asks = weights.prototype_classification > 0 or weights.cycle > 0
+        judges = asks and step >= weights.prototype_start * self.total_steps
+        # The first step replaces the initial weights, which are no result of training.
+        decay = self.experiment.optimizer.averaging if step else 0.0
+        work = partial(self._work, judges=judges, decay=decay)
+        if self.graph is None or len(batch) < self.experiment.batch_size:
+            return work(batch)
+        return self.graph.run((judges, decay), batch, work)
+
+    def _work(self, batch: Tensor, judges: bool, decay: float) -> Tensor:
+        """All that a step does on the device, without waiting for it."""
+        experiment, runtime = self.experiment, self.runtime
+        pixels = augment_pixels(
+            self.train.images[batch], experiment.augment, self.augment_generator
+        )
+        images = augment_values(
+            to_unit_interval(pixels), experiment.augment, self.augment_generator
+        )
+        labels = self.train.labels[batch]
+        half = runtime.dtype != torch.float32
+        kind = runtime.device.type
+        # A graph must not find a cast that was made outside of it.
+        with torch.autocast(kind, runtime.dtype, enabled=half, cache_enabled=self.graph is None):
+            terms, logits = self._terms(images, labels, judges)
+        loss = terms.total(experiment.loss)
+        self._optimise(loss, decay)
+        correct = (logits.argmax(dim=1) == labels).float().mean()
+        return torch.stack([correct, loss, *terms]).detach()
+
+    def _terms(self, images: Tensor, labels: Tensor, judges: bool) -> tuple[LossTerms, Tensor]:
+        """All terms of the loss, those of the prototypes where `judges`, and the logits (N, K)."""
+        weights = self.experiment.loss
+        count = max(1, round(weights.reconstruction_share * len(images)))
+        output = self.network(images, decode=count if weights.reconstruction else 0)
+        terms = batch_terms(output, images, labels, weights.reconstruction_norm)
+        if weights.diversity:
+            terms = terms._replace(diversity=diversity(self.network.prototypes))
+        if not judges:
+            return terms, output.logits
+        total = len(self.network.prototypes)
+        chances = torch.rand(total, generator=self.augment_generator, device=images.device)
+        chosen = chances.topk(max(1, round(weights.prototype_share * total))).indices
+        return terms._replace(**prototype_terms(self.network, chosen)), output.logits
+
+    def _set_learning_rate(self, step: int) -> None:
+        """Give every optimizer the learning rate of a step; a graph reads it from a tensor."""
+        rate = learning_rate(self.experiment.optimizer, step, self.total_steps)
+        if self.graph is not None:
+            self.rate.fill_(rate)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate if self.graph is None else self.rate
+
+    def _optimise(self, loss: Tensor, decay: float) -> None:
+        """Backward, clip, step, average."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if clip := self.experiment.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.average is not None:
+            averages = [parameter.data for parameter in self.average.parameters()]
+            torch._foreach_lerp_(averages, [p.data for p in self.network.parameters()], 1 - decay)
+
+    def _check_finite(self, metrics: dict[str, float]) -> None:
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingError(
+                f"epoch {len(self.history) + 1}, seed {self.seed}: {', '.join(bad)} not finite; "
+                f"lower optimizer.lr (now {self.experiment.optimizer.lr}) or clip"
+            )
+
+
+def _merit(metrics: dict[str, float]) -> tuple[float, float]:
+    """What epochs are selected by: accuracy, and among equals the lower cross-entropy."""
+    return metrics["accuracy"], -metrics["classification"]
+
+
+def fit(
+    trainer: Trainer, checkpoint: Path, checkpoint_every: int, hooks: Hooks | None = None
+) -> FitResult:
+    """Train to the end, from the checkpoint where there is one, and return the selected network.
+
+    Raises:
+        TrainingError: the loss is no longer finite.
+        CheckpointError: the checkpoint is damaged.
+    """
+    hooks = hooks or Hooks()
+    if checkpoint.exists():
+        trainer.restore(read(checkpoint, "delete it to train from the start"))
+        # The epoch may have been saved and not yet shown when the run was cut off.
+        hooks.on_epoch(trainer.history[-1], trainer.evaluated)
+    epochs = trainer.experiment.epochs
+    while len(trainer.history) < epochs:
+        record = trainer.run_epoch(hooks)
+        if record.epoch % checkpoint_every == 0 or record.epoch == epochs:
+            write_atomically(trainer.state(), checkpoint)
+        hooks.on_epoch(record, trainer.evaluated)
+    network = copy.deepcopy(trainer.evaluated)
+    network.load_state_dict(trainer.best_state)
+    network = network.cpu().eval()
+    if not trainer.experiment.model.project:
+        return FitResult(network, trainer.history)
+    unprojected = copy.deepcopy(network)
+    project(network, trainer.train)
+    return FitResult(network, trainer.history, unprojected)
+
+
+@torch.inference_mode()
+def project(network: PrototypeNetwork, train: Split) -> Tensor:
+    """Move prototypes as `model.project` says; returns the cases (P,) that they moved towards."""
+    device = network.prototypes.device
+    codes = torch.cat([network.encode(images) for images, _ in batches(train, device)])
+    partly = network.config.project == "partly"
+    return network.project_prototypes(codes, train.labels.to(device), partly)

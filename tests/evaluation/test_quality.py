@@ -1,0 +1,189 @@
+"""Prototype quality on hand-made cases with known answers."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from protodl.core.config import ModelConfig
+from protodl.data.datasets import Split
+from protodl.evaluation.quality import (
+    Judgement,
+    PrototypeQuality,
+    keep_accuracy,
+    manifold_ratio,
+    measure_explanations,
+    measure_judgement,
+    measure_quality,
+    purity,
+)
+from protodl.network.cases import measure_reference
+from protodl.network.head import baseline, class_dominance, contributions, prototype_classes
+from protodl.network.judge import Judge
+from protodl.network.network import PrototypeNetwork
+
+# Two classes, three prototypes; closeness to prototype 0 speaks for class 1.
+WEIGHT = torch.tensor([[0.5, -2.0, -1.0], [-1.5, 1.0, -0.75]])
+
+
+def test_class_is_where_closeness_is_most_evidence() -> None:
+    assert prototype_classes(WEIGHT).tolist() == [1, 0, 0]
+    assert class_dominance(WEIGHT).tolist() == [2.0, 3.0, 0.25]
+
+
+def test_purity_counts_the_nearest_cases_of_the_own_class() -> None:
+    codes = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])
+    labels = torch.tensor([0, 0, 1, 1, 1, 0])
+    prototypes = torch.tensor([[0.4], [10.6]])
+    classes = torch.tensor([0, 1])
+    assert purity(prototypes, classes, codes, labels, 3).tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert purity(prototypes, classes, codes, labels, 2).tolist() == [1.0, 1.0]
+    assert purity(prototypes, classes, codes, labels, 25).tolist() == [0.5, 0.5]
+
+
+def test_shares_over_prototypes() -> None:
+    quality = PrototypeQuality(
+        classes=torch.tensor([0, 0, 2, 2]),
+        dominance=torch.tensor([1.0, 2.0, 3.0, 4.0]),
+        decoded_classes=torch.tensor([0, 1, 2, 2]),
+        returned=torch.tensor([0, 0, 2, 3]),
+        purity=torch.tensor([1.0, 0.5, 0.5, 1.0]),
+        manifold_ratio=torch.tensor([0.5, 1.0, 1.0, 1.5]),
+        distances=torch.tensor(
+            [[0.0, 0.1, 6.0, 6.0], [0.1, 0.0, 6.0, 6.0], [6.0, 6.0, 0.0, 5.9], [6.0, 6.0, 5.9, 0.0]]
+        ),
+    )
+    assert quality.as_metrics() == pytest.approx(
+        {
+            "decode_agreement": 0.75,
+            "cycle_identity": 0.75,
+            "purity25": 0.75,
+            "manifold_ratio": 1.0,
+            "coverage": 2,
+            "dominance": 2.5,
+            "min_prototype_distance": 0.1,
+            "mean_prototype_distance": 5.0,
+            "duplicates": 1,
+        }
+    )
+    strangers = dataclasses.replace(quality, classes=torch.tensor([0, 1, 2, 2]))
+    assert strangers.duplicates == 0  # close, but of different classes
+
+
+def test_a_single_prototype_has_no_distance_to_others() -> None:
+    one = torch.zeros(1)
+    quality = PrototypeQuality(one.long(), one, one.long(), one.long(), one, one, torch.zeros(1, 1))
+    assert quality.as_metrics()["mean_prototype_distance"] == 0
+    assert quality.as_metrics()["duplicates"] == 0
+
+
+def test_manifold_ratio_compares_with_the_usual_distance_between_cases() -> None:
+    codes = torch.tensor([[0.0], [2.0], [4.0], [6.0]])
+    prototypes = torch.tensor([[1.0], [4.0], [10.0]])
+    assert manifold_ratio(prototypes, codes, 4).tolist() == [0.5, 0.0, 2.0]
+
+
+def test_keeping_few_contributions() -> None:
+    """One image, two classes, three prototypes: the largest contribution alone is misleading."""
+    contributed = torch.tensor([[[3.0, -1.0, -1.5], [0.0, 1.0, 2.0]]])
+    start, labels = torch.zeros(2), torch.tensor([1])
+    # All: 0.5 against 3.0 predicts class 1; its largest contribution is that of prototype 2.
+    assert [keep_accuracy(contributed, start, labels, k) for k in (1, 2, 3, 9)] == [1, 1, 1, 1]
+    assert keep_accuracy(contributed, start, torch.tensor([0]), 1) == 0
+    against = torch.tensor([[[3.0, 0.0, 0.0], [2.9, 1.0, 0.0]]])
+    assert [keep_accuracy(against, start, labels, k) for k in (1, 2)] == [0, 1]
+
+
+def test_explanations_of_held_out_images() -> None:
+    network = PrototypeNetwork(ModelConfig(), 1, 28).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (30, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    found = measure_explanations(network, Split(images, torch.arange(30) % 10))
+    output = network(images / 255)
+    predictions = output.logits.argmax(1)
+    again = network(output.reconstructions).logits.argmax(1)
+    assert found["reconstruction_agreement"] == float((again == predictions).float().mean())
+    assert found["faithfulness_gap"] < 1e-5
+    few = PrototypeNetwork(ModelConfig(num_prototypes=3), 1, 28).eval()
+    every = measure_explanations(few, Split(images, torch.arange(30) % 10))
+    assert every["keep_3_accuracy"] == every["keep_5_accuracy"]
+    whole = few(images / 255).logits.argmax(1) == torch.arange(30) % 10
+    assert every["keep_3_accuracy"] == float(whole.double().mean())
+
+
+def test_measured_on_a_network_whose_prototypes_are_its_cases() -> None:
+    """A prototype that is a training case of its class, among copies of it, is pure."""
+    network = PrototypeNetwork(ModelConfig(num_prototypes=10, head_init="class"), 1, 28).eval()
+    generator = torch.Generator().manual_seed(0)
+    cases = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    train = Split(cases.repeat_interleave(25, dim=0), torch.arange(10).repeat_interleave(25))
+    network.set_prototypes(cases / 255)
+    quality = measure_quality(network, measure_reference(network, train, train))
+    assert quality.classes.tolist() == list(range(10))
+    assert quality.mean_purity == 1.0
+    assert quality.coverage == 10
+    decoded = network(network.decode_prototypes()).logits.argmax(1)
+    assert quality.decoded_classes.tolist() == decoded.tolist()
+
+
+def test_contributions_and_baseline_sum_to_the_logits() -> None:
+    network = PrototypeNetwork(ModelConfig(), 1, 28).double()
+    images = torch.rand(6, 1, 28, 28, dtype=torch.float64)
+    with torch.inference_mode():
+        output = network(images)
+        mean = output.distances.mean(dim=0)
+        parts = contributions(output.distances, mean, network.head.weight)
+        start = baseline(mean, network.head.weight, network.head.bias)
+    assert parts.shape == (6, 10, 15)
+    torch.testing.assert_close(parts.sum(dim=2) + start, output.logits)
+
+
+def test_a_case_agrees_where_its_label_and_the_verdict_are_the_prototypes_class() -> None:
+    judgement = Judgement(
+        classes=torch.tensor([0, 1, 2, 3]),
+        decoded=torch.tensor([0, 1, 2, 9]),
+        cases=torch.tensor([7, 8, 9, 10]),
+        case_labels=torch.tensor([0, 1, 5, 3]),
+        case_verdicts=torch.tensor([0, 5, 2, 3]),
+        same=torch.tensor([True, True, False, True, False]),
+    )
+    assert judgement.as_metrics() == pytest.approx(
+        {
+            "independent_agreement": 0.75,
+            "case_agreement": 0.5,
+            "independent_reconstruction_agreement": 0.6,
+        }
+    )
+
+
+class BrightnessJudge(Judge):
+    """Puts a picture into the class that its mean brightness, in tenths, says."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tenths = (10 * images.mean(dim=(1, 2, 3))).long()
+        return torch.nn.functional.one_hot(tenths, 10).float()
+
+
+def test_the_judge_sees_decoded_prototypes_their_cases_and_reconstructions() -> None:
+    network = PrototypeNetwork(ModelConfig(num_prototypes=10, head_init="class"), 1, 28).eval()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 20, (40, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(40) % 10
+    # Brightness tells the class in every image but the last ten.
+    levels = torch.cat([labels[:30], (labels[30:] + 1) % 10]) * 25.5 + 4
+    images = (levels[:, None, None, None] + noise).clamp(max=255).to(torch.uint8)
+    train, held_out = Split(images, labels), Split(images[:20], labels[:20])
+    chosen = torch.tensor([0, 1, 2, 3, 4, 35, 36, 37, 38, 9])
+    network.set_prototypes(images[chosen] / 255)
+
+    judge = BrightnessJudge("mnist").eval()
+    reference = measure_reference(network, train, held_out)
+    found = measure_judgement(network, judge, reference, train, held_out)
+
+    assert found.cases.tolist() == chosen.tolist()
+    assert found.case_labels.tolist() == list(range(10))
+    assert found.as_metrics()["case_agreement"] == 0.6
+    decoded = network.decode_prototypes()
+    assert found.decoded.tolist() == judge(decoded).argmax(1).tolist()
+    again = judge(network(images[:20] / 255).reconstructions).argmax(1)
+    assert found.same.tolist() == (judge(images[:20] / 255).argmax(1) == again).tolist()

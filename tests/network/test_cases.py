@@ -1,0 +1,54 @@
+"""What explanations compare with: nearest cases against a plain search, limits, the file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from protodl.core.config import ModelConfig
+from protodl.core.files import CheckpointError
+from protodl.data.datasets import Split
+from protodl.network.cases import load_reference, measure_reference, nearest_cases, save_reference
+from protodl.network.network import PrototypeNetwork
+
+
+def test_nearest_cases_are_those_of_a_plain_search() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.rand(300, 8, generator=generator)
+    queries = torch.rand(7, 8, generator=generator)
+    expected = (queries[:, None] - codes).norm(dim=2).sort(dim=1)
+
+    indices, distances = nearest_cases(queries, codes, 3)
+
+    assert torch.equal(indices, expected.indices[:, :3])
+    torch.testing.assert_close(distances, expected.values[:, :3])
+
+
+def test_a_case_is_nearest_to_itself_at_distance_zero() -> None:
+    codes = 100 + torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
+
+    indices, distances = nearest_cases(codes, codes, 1)
+
+    assert indices[:, 0].tolist() == list(range(50))
+    assert distances.abs().max() == 0
+
+
+def test_one_percent_of_held_out_images_exceeds_the_limits(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1200, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(1200) % 10
+    train, held_out = Split(images[:200], labels[:200]), Split(images[200:], labels[200:])
+    network = PrototypeNetwork(ModelConfig(encoder_init="he"), channels=1, image_size=28).eval()
+
+    save_reference(measure_reference(network, train, held_out), tmp_path / "reference.pt")
+    reference = load_reference(tmp_path / "reference.pt")
+
+    with torch.inference_mode():
+        codes = network.encode(held_out.images / 255)
+        distances = network.distances(codes)
+    assert (distances.amin(dim=1) > reference.prototype_limit).sum() == 10
+    assert (nearest_cases(codes, reference.codes, 1)[1] > reference.case_limit).sum() == 10
+    torch.testing.assert_close(reference.mean_distances, distances.mean(dim=0))
+    assert torch.equal(reference.labels, train.labels)
+    with pytest.raises(CheckpointError, match="evaluate@"):
+        load_reference(tmp_path / "missing.pt")

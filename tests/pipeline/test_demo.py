@@ -1,0 +1,99 @@
+"""What the demo runs on: a copy of the project, without anything computed, on the sample."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from protodl.core.config import load_params
+from protodl.pipeline.demo import copy_project, demo_params
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with files of every kind, among them results that stand in git."""
+    project = tmp_path / "project"
+    own = {"params.yaml": "a", "protodl/models.py": "old", "data/sample/mnist.gz": "sample"}
+    own |= {".gitignore": "/models/\n/.venv/\n/data/mnist/\n", ".dvc/config": "[core]"}
+    computed = {"dvc.lock": "", "RESULTS.md": "", "results/rows/a/metrics.json": "{}"}
+    computed |= {"report/index.html": "", "report/.gitignore": ""}
+    computed |= {"models/a/seed-0.pt": "", ".venv/bin/python": "", "data/mnist/train.pt": ""}
+    write(project, **own, **computed, **{".dvc/cache/files/md5/aa": "", "mlruns/0": ""})
+    return project
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+OWN = {"params.yaml", "protodl/models.py", "data/sample/mnist.gz", ".gitignore", ".dvc/config"}
+
+
+def test_the_copy_is_the_work_tree(project: Path, tmp_path: Path) -> None:
+    git(project, "init", "-q")
+    write(project, **{"protodl/gone.py": ""})
+    git(
+        project, "add", "params.yaml", "protodl", "data/sample", ".gitignore", "results", "dvc.lock"
+    )
+    git(project, "commit", "-q", "-m", "first")
+    write(project, **{"protodl/models.py": "changed", "protodl/new.py": "not yet in git"})
+    (project / "protodl" / "gone.py").unlink()
+
+    copy_project(project, tmp_path / "copy")
+
+    assert files_in(tmp_path / "copy") >= OWN | {"protodl/new.py"}
+    assert (tmp_path / "copy" / "protodl" / "models.py").read_text() == "changed"
+    computed = {"dvc.lock", "RESULTS.md", "results", "report", "models", ".venv", ".git", "mlruns"}
+    assert not computed & {path.name for path in (tmp_path / "copy").iterdir()}
+
+
+def test_an_unpacked_archive_will_do(project: Path, tmp_path: Path) -> None:
+    write(project, **{".demo/params.yaml": "of an earlier demo", "protodl/__pycache__/a.pyc": ""})
+    write(project, **{"mlflow.db": "runs", "mlflow.db-wal": "", "mlflow.db.lock": ""})
+    copy_project(project, tmp_path / "copy")
+    assert files_in(tmp_path / "copy") - {"protodl/__pycache__/a.pyc"} == OWN
+
+
+def test_the_demo_has_the_rows_of_the_project_on_the_sample(tmp_path: Path) -> None:
+    params = load_params(ROOT / "params.yaml")
+    (tmp_path / "params.yaml").write_text(demo_params(params))
+    demo = load_params(tmp_path / "params.yaml")
+
+    assert demo.data.source == "sample"
+    assert list(demo.experiments) == list(params.experiments)
+    for row, experiment in demo.experiments.items():
+        original = params.experiments[row]
+        assert experiment.model == original.model
+        assert experiment.loss == original.loss
+        assert experiment.epochs <= 10
+    smallest = 1200  # training images of CIFAR-10 in the sample
+    assert demo.training.validation_size < smallest / 2
+
+
+def test_presets_survive(tmp_path: Path) -> None:
+    row = {"dataset": "mnist", "preset": "paper", "optimizer": {"lr": 0.5}}
+    source = {"seeds": [3, 4], "experiments": {"a": row}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(source))
+    params = load_params(tmp_path / "params.yaml")
+
+    (tmp_path / "params.yaml").write_text(demo_params(params))
+
+    demo = load_params(tmp_path / "params.yaml")
+    assert demo.seeds == [3]
+    assert demo.experiments["a"].optimizer == params.experiments["a"].optimizer
+    assert demo.experiments["a"].model.distance == "squared_euclidean"

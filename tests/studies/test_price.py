@@ -1,0 +1,125 @@
+"""The study of what explanations cost: its rows, and what its page says of given trainings."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from protodl.core.config import flatten, load_params
+from studies.price import report
+from studies.price.variants import params_text
+from tests.row_files import run_main, training, write_params, write_rows
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "studies" / "price"
+STUDY = load_params(FOLDER / "params.yaml")
+PROJECT = load_params(ROOT / "params.yaml")
+QUALITY = dict.fromkeys(report.QUALITY, 0.5)
+
+
+def test_params_are_those_that_the_script_writes() -> None:
+    text = (FOLDER / "params.yaml").read_text(encoding="utf-8")
+    assert text == params_text(PROJECT), "run `python -m studies.price.variants`"
+
+
+def test_rows_differ_from_the_tables_in_the_terms_for_explanations_only() -> None:
+    assert STUDY.seeds == PROJECT.seeds
+    assert list(STUDY.experiments) == list(PROJECT.experiments)
+    for row, experiment in STUDY.experiments.items():
+        before = flatten(PROJECT.experiment(row).model_dump())
+        after = flatten(experiment.model_dump())
+        assert {key: value for key, value in after.items() if value != before[key]} == {
+            "model.project": "False",
+            "loss.prototype_classification": "0.0",
+            "loss.cycle": "0.0",
+            "loss.diversity": "0.0",
+        }
+    settings = STUDY.training.model_copy(update={"precision": PROJECT.training.precision})
+    assert (settings, STUDY.data) == (PROJECT.training, PROJECT.data)
+
+
+def build(folder: Path, better_by: float, seeds: Sequence[int] = (0, 1)) -> None:
+    """A table of two rows and two seeds (held out 0.620, 0.621), and the study beside it."""
+    rows = {"a": {"dataset": "mnist"}, "b": {"dataset": "cifar10"}}
+    params = write_params(folder, rows, seeds=seeds)
+    (folder / "study.yaml").write_text(params_text(params))
+    write_rows(folder / "rows", params, dict.fromkeys(rows, [0.9] * len(seeds)))
+    for row, points in (("a", 0.0), ("b", better_by)):
+        for seed in params.seeds:
+            log = training(params, row, seed)
+            log.history[-1].validation["accuracy"] += points
+            log.write(folder / "without" / row / "training" / f"seed-{seed}.json")
+        text = json.dumps({"mean": QUALITY})
+        (folder / "without" / row / "metrics.json").write_text(text)
+
+
+def run_report(folder: Path) -> int:
+    paths = {"params": "study.yaml", "project": "params.yaml", "without": "without"}
+    paths |= {"rows": "rows", "markdown": "P.md", "results": "p.json"}
+    return run_main(report.main, folder, paths)
+
+
+def test_differences_and_their_errors_are_those_of_hand(tmp_path: Path) -> None:
+    build(tmp_path, better_by=0.002)
+    assert run_report(tmp_path) == 0
+    a, b = json.loads((tmp_path / "p.json").read_text())
+    assert (a["row"], b["row"]) == ("a", "b")
+    assert a["with"] == pytest.approx([0.62, 0.621])
+    assert b["without"] == pytest.approx([0.622, 0.623])
+    assert a["difference"] == pytest.approx(0.0, abs=1e-12)
+    assert b["difference"] == pytest.approx(-0.002)
+    # Two sides, each with the variance 0.0005 ** 2 * 2 over two seeds.
+    assert b["standard_error"] == pytest.approx(0.0005 * 2**0.5)
+    assert b["quality_with"]["decode_agreement"] == pytest.approx(14 / 15)
+    assert b["quality_without"] == QUALITY
+    text = " ".join((tmp_path / "P.md").read_text().split())
+    assert (
+        "| b | 62.05 (62.00, 62.10) | 62.25 (62.20, 62.30) | -0.20 ± 0.07 | -0.20, -0.20 |" in text
+    )
+    assert "more than one standard error: 1 of 2: b (-0.20 ± 0.07)." in text
+    assert "Mean over the rows: -0.10 ± 0.05 points." in text
+    assert "| 93 → 50 |" in text
+
+
+def test_a_loss_within_the_error_is_none(tmp_path: Path) -> None:
+    build(tmp_path, better_by=0.0007)
+    assert run_report(tmp_path) == 0
+    assert "more than one standard error: none of 2." in (tmp_path / "P.md").read_text()
+
+
+def test_a_missing_result_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    build(tmp_path, better_by=0.0)
+    (tmp_path / "without" / "b" / "metrics.json").unlink()
+    assert run_report(tmp_path) == 1
+    assert "without/b/metrics.json" in capfd.readouterr().err
+
+
+def test_a_table_of_other_parameters_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build(tmp_path, better_by=0.0)
+    rows = {"a": {"dataset": "mnist", "epochs": 3}, "b": {"dataset": "cifar10"}}
+    params = write_params(tmp_path, rows, seeds=(0, 1))
+    assert run_report(tmp_path) == 1
+    assert "study.yaml: is not made from" in capfd.readouterr().err
+    (tmp_path / "study.yaml").write_text(params_text(params))
+    assert run_report(tmp_path) == 1
+    assert "it was trained with epochs" in capfd.readouterr().err
+
+
+def test_one_seed_has_no_standard_error(tmp_path: Path) -> None:
+    build(tmp_path, better_by=0.01, seeds=(0,))
+    assert run_report(tmp_path) == 0
+    text = (tmp_path / "P.md").read_text()
+    assert "-1.00 ± –" in text
+    assert "One seed each" in text
+    assert "nan" not in text
+    assert json.loads((tmp_path / "p.json").read_text())[1]["standard_error"] is None
+
+
+def test_a_row_without_prototypes_has_dashes(tmp_path: Path) -> None:
+    build(tmp_path, better_by=0.0)
+    (tmp_path / "without" / "a" / "metrics.json").write_text('{"mean": {"validation_accuracy": 1}}')
+    assert run_report(tmp_path) == 0
+    assert " 93 → – " in (tmp_path / "P.md").read_text()

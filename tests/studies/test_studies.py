@@ -1,0 +1,186 @@
+"""What is true of every study's pipeline, and each of them run on the sample."""
+
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from protodl.core.config import ConfigError, load_params
+from protodl.pipeline.run import ROWS
+from studies import run
+from studies.price.variants import params_text
+from tests.row_files import write_rows
+from tests.test_pipeline import Project, closure
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_study_can_be_run() -> None:
+    assert set(run.STUDIES) == {path.parent.name for path in (ROOT / "studies").glob("*/dvc.yaml")}
+
+
+def stages(study: str) -> dict[str, dict[str, Any]]:
+    path = ROOT / "studies" / study / "dvc.yaml"
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+    return {name: stage.get("do", stage) for name, stage in found.items()}
+
+
+STAGES = [(study, stage) for study in run.STUDIES for stage in stages(study)]
+
+
+@pytest.mark.parametrize(("study", "stage"), STAGES)
+def test_deps_of_a_stage_are_exactly_the_modules_it_runs(study: str, stage: str) -> None:
+    definition = stages(study)[stage]
+    (module,) = re.findall(r"python -m ([\w.]+)", definition["cmd"])
+    listed = {dep for dep in definition["deps"] if dep.endswith(".py")}
+    assert listed == closure(f"{module.replace('.', '/')}.py")
+
+
+@pytest.mark.parametrize("study", run.STUDIES)
+def test_a_training_depends_on_what_the_projects_depend_on(study: str) -> None:
+    project = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"][
+        "do"
+    ]
+    checked = f"studies/{study}/params.ok"
+    deps = [dep.replace("data/params.ok", checked) for dep in project["deps"]]
+    assert stages(study)["train"]["deps"] == deps
+
+
+@pytest.mark.parametrize("study", run.STUDIES)
+def test_no_stage_reads_the_test_split(study: str) -> None:
+    for stage in stages(study).values():
+        read = [dep for dep in stage["deps"] if dep.startswith("data/")]
+        assert all(dep.endswith("/train.pt") for dep in read)
+        assert "test.pt" not in stage["cmd"]
+
+
+@pytest.mark.parametrize("study", run.STUDIES)
+def test_rows_are_looked_for_where_dvc_puts_them(study: str) -> None:
+    rows = f"studies/{study}/{ROWS}/${{key}}"
+    assert f"{rows}/training" in stages(study)["train"]["outs"]
+    assert f"{rows}/metrics.json" in stages(study)["measure"]["outs"]
+    text = (ROOT / "studies" / study / "dvc.yaml").read_text(encoding="utf-8")
+    of_rows = {name for name, stage in yaml.safe_load(text)["stages"].items() if "foreach" in stage}
+    assert of_rows == set(run.ROW_STAGES)
+
+
+@pytest.mark.parametrize("study", run.STUDIES)
+def test_trainings_of_a_study_are_an_experiment_of_their_own(study: str) -> None:
+    assert f"env MLFLOW_EXPERIMENT_NAME=protodl-{study} " in stages(study)["train"]["cmd"]
+
+
+def test_a_wrong_params_file_stops_a_study_before_any_work(tmp_path: Path) -> None:
+    text = "seeds: [0]\nexperiments: {mnist-a: {dataset: mnist, epoch: 3}}\n"
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+        run.run_study(tmp_path, 1, needs_table=False)
+
+
+def test_a_study_of_another_table_stops_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "studies" / "price" / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text.replace("epochs: 20", "epochs: 21"))
+    monkeypatch.setattr(run, "run_pipeline", lambda *_: pytest.fail("it started"))
+    with pytest.raises(ConfigError, match="is not made from"):
+        run.run_study(tmp_path, 1, needs_table=True)
+
+
+@pytest.mark.parametrize("study", run.STUDIES)
+def test_the_table_comes_first_where_a_study_compares_with_it(
+    study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def noted(name: str) -> Callable[..., None]:
+        return lambda folder, *_: called.append((name, folder))
+
+    monkeypatch.setattr(run, "run_pipeline", noted("pipeline"))
+    monkeypatch.setattr(run, "reproduce", noted("stages"))
+    monkeypatch.setattr(sys, "argv", ["run", study])
+    assert run.main() == 0
+    first = "pipeline" if study == "price" else "stages"
+    assert called == [(first, ROOT), ("pipeline", ROOT / "studies" / study)]
+
+
+PARAMS: dict[str, Any] = {
+    "seeds": [0],
+    "data": {"source": "sample"},
+    "training": {"validation_size": 400},
+    "judge": {"epochs": 1},
+    "experiments": {"grey": {"dataset": "mnist", "epochs": 1, "batch_size": 250}},
+}
+
+
+class Studies(Project):
+    """A copy of the project and its studies, with one row each, on the sample."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        ignored = shutil.ignore_patterns("__pycache__", "models", "results", "*.lock", "params.ok")
+        shutil.copytree(ROOT / "studies", folder / "studies", ignore=ignored)
+        self.write_params(yaml.safe_dump(PARAMS))
+        ablated = {"mnist-default": PARAMS["experiments"]["grey"]}
+        text = yaml.safe_dump(PARAMS | {"experiments": ablated})
+        (folder / "studies" / "ablation" / "params.yaml").write_text(text)
+        text = params_text(load_params(folder / "params.yaml"))
+        (folder / "studies" / "price" / "params.yaml").write_text(text)
+        self.commit()
+
+    def tracked(self) -> str:
+        """Names of the studies' files that git would keep."""
+        self.git("add", "-A")
+        return subprocess.run(
+            ["git", "ls-files", "studies"],
+            cwd=self.folder, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+
+
+@pytest.fixture(name="studies", scope="module")
+def _studies(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Studies:
+    """The copy after its ablation was run."""
+    studies = Studies(tmp_path_factory.mktemp("studies"))
+    shutil.copy(migrated_database, studies.folder / "mlflow.db")
+    done = studies.run("studies.run", "ablation", "-j", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held-out accuracy" in done.stdout
+    return studies
+
+
+def test_the_ablation_runs_on_the_sample(studies: Studies) -> None:
+    folder = studies.folder / "studies" / "ablation"
+    text = (folder / "ABLATION.md").read_text()
+    assert "NOT comparable" in text
+    assert len(re.findall(r"^\| mnist-", text, re.MULTILINE)) == 1
+    assert (folder / "ablation.png").is_file()
+    assert not (studies.folder / "results" / "rows").exists()  # the project's rows were left alone
+    again = studies.run("studies.run", "ablation")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "no training has changed (1 rows)" in again.stdout
+    assert "Running stage" not in again.stdout
+    assert "ABLATION.md" in studies.tracked()
+    assert "seed-0" not in studies.tracked()
+
+
+def test_the_price_is_reported_beside_the_rows_of_the_table(studies: Studies) -> None:
+    params = load_params(studies.folder / "params.yaml")
+    write_rows(studies.folder / ROWS, params, {"grey": [0.9]})
+    names = ("check", "train@grey", "measure@grey", "report")
+    targets = [f"studies/price/dvc.yaml:{name}" for name in names]
+    studies.dvc("repro", "--single-item", *targets)
+    text = (studies.folder / "studies" / "price" / "PRICE.md").read_text()
+    assert "NOT comparable" in text
+    assert len(re.findall(r"^\| grey", text, re.MULTILINE)) == 2
+    assert "PRICE.md" in studies.tracked()
+    assert "seed-0" not in studies.tracked()
+    connection = sqlite3.connect(studies.folder / "mlflow.db")
+    experiments = {name for (name,) in connection.execute("SELECT name FROM experiments")}
+    connection.close()
+    assert experiments >= {"protodl-ablation", "protodl-price"}
