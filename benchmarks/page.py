@@ -123,12 +123,12 @@ def time_to_published(results: Results) -> str:
         "## Time to the published accuracy\n\n"
         + table([*head, "best held out", "trained on"], cells)
         + "\n\n- time: from the start of training, selection included, to the first epoch whose "
-        "accuracy on held-out images is at least the published one (in percent; the port's best on "
+        "validation accuracy is at least the published one (in percent; the port's best on "
         "the test images of 1,500 epochs); median over the seeds, one that never reaches it counts "
         "as endless. From the committed logs (`results/rows/<row>/training/`).\n"
         "- port's time: its 1,500 epochs at the rate of the port's way measured above, on the same "
         "number of training images; factor: port's time over time.\n"
-        "- best held out: highest accuracy on held-out images, median over the seeds."
+        "- best held out: highest accuracy on validation images, median over the seeds."
     )
 
 
@@ -254,7 +254,7 @@ def same_results(results: Results) -> str:
     return (
         "## The same results\n\n"
         + table(["row", "fast layers", "plain layers", "difference of means"], cells)
-        + "\n\nHeld-out accuracy (percent) of two epochs of the recipe on the full data, three "
+        + "\n\nValidation accuracy (percent) of two epochs of the recipe on the full data, three "
         "seeds each, and its standard error. Values and gradients of every fast path are compared "
         "with the plain one by the tests."
     )

@@ -25,7 +25,7 @@ def times_to_published(root: Path, port_rates: Mapping[str, float]) -> dict[str,
 
 
 def time_to_published(logs: Sequence[SeedLog], accuracy: float, port_rate: float) -> dict[str, Any]:
-    """Median seconds over the seeds until held-out accuracy reaches the published one.
+    """Median seconds over the seeds until validation accuracy reaches the published one.
 
     A seed that does not reach it counts as never; where that is the median, it is None.
 
@@ -54,7 +54,7 @@ def time_to_published(logs: Sequence[SeedLog], accuracy: float, port_rate: float
 
 
 def seconds_to(log: SeedLog, accuracy: float) -> float:
-    """Seconds of training and selection until held-out accuracy reaches a share; else infinite."""
+    """Seconds of training until validation accuracy reaches a share; infinite if it never does."""
     passed = accumulate(record.seconds for record in log.history)
     for seconds, record in zip(passed, log.history, strict=True):
         if record.validation["accuracy"] >= accuracy:
@@ -63,5 +63,5 @@ def seconds_to(log: SeedLog, accuracy: float) -> float:
 
 
 def best_of(history: Sequence[EpochRecord]) -> float:
-    """The highest held-out accuracy of a training."""
+    """The highest validation accuracy of a training."""
     return max(record.validation["accuracy"] for record in history)

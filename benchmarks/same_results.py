@@ -11,7 +11,7 @@ from benchmarks.port_way import use_plain_layers
 from benchmarks.published_time import best_of
 from protodl.core.config import Experiment
 from protodl.core.machine import Runtime
-from protodl.data.datasets import DATASETS, Split, hold_out, load_split
+from protodl.data.datasets import DATASETS, Split, load_split, split_validation
 from protodl.training.trainer import Hooks, Trainer, build_network
 
 ROWS = ("mnist-small-deconv", "mnist-small-upconv")
@@ -20,15 +20,15 @@ EPOCHS = 2
 
 
 def measure_same_results(bench: Bench) -> dict[str, Any]:
-    """Held-out accuracy after two epochs of the recipe, by seed, fast and plain."""
+    """Validation accuracy after two epochs of the recipe, by seed, fast and plain."""
     found = {}
     for row in ROWS:
         if row in bench.params.experiments:
             experiment = bench.params.experiment(row).model_copy(update={"epochs": EPOCHS})
-            train, held_out = splits(bench, experiment)
+            train, validation = splits(bench, experiment)
             accuracies = {
                 way: [
-                    accuracy(experiment, train, held_out, bench.runtime, seed, way == "plain")
+                    accuracy(experiment, train, validation, bench.runtime, seed, way == "plain")
                     for seed in SEEDS
                 ]
                 for way in ("fast", "plain")
@@ -39,22 +39,27 @@ def measure_same_results(bench: Bench) -> dict[str, Any]:
 
 
 def splits(bench: Bench, experiment: Experiment) -> tuple[Split, Split]:
-    """Training and held-out images of the full data; random ones in a quick run."""
+    """Training and validation images of the full data; random ones in a quick run."""
     settings = bench.params.training
     if bench.quick:
-        return hold_out(random_split(DATASETS[experiment.dataset].shape, 400), 100, 0)
+        return split_validation(random_split(DATASETS[experiment.dataset].shape, 400), 100, 0)
     path: Path = bench.root / "data" / experiment.dataset / "train.pt"
-    return hold_out(load_split(path), settings.validation_size, settings.split_seed)
+    return split_validation(load_split(path), settings.validation_size, settings.split_seed)
 
 
 def accuracy(
-    experiment: Experiment, train: Split, held_out: Split, runtime: Runtime, seed: int, plain: bool
+    experiment: Experiment,
+    train: Split,
+    validation: Split,
+    runtime: Runtime,
+    seed: int,
+    plain: bool,
 ) -> float:
-    """Highest held-out accuracy of a training, a share."""
+    """Highest validation accuracy of a training, a share."""
     network = build_network(experiment, train, seed)
     if plain:
         use_plain_layers(network)
-    trainer = Trainer(network, train, held_out, experiment, runtime, seed)
+    trainer = Trainer(network, train, validation, experiment, runtime, seed)
     return best_of([trainer.run_epoch(Hooks()) for _ in range(experiment.epochs)])
 
 

@@ -13,7 +13,7 @@ import torch
 from protodl.core.config import LossConfig, load_params
 from protodl.core.machine import resolve_runtime
 from protodl.core.training_log import SeedLog
-from protodl.data.datasets import Split, hold_out, load_split
+from protodl.data.datasets import Split, load_split, split_validation
 from protodl.evaluation.accuracy import confusion_matrix, evaluate
 from protodl.evaluation.quality import (
     Judgement,
@@ -23,7 +23,7 @@ from protodl.evaluation.quality import (
     measure_quality,
 )
 from protodl.explanation.gallery import choose_gallery, save_gallery
-from protodl.network.cases import Reference, measure_reference, save_reference
+from protodl.network.cases import CaseBase, measure_case_base, save_case_base
 from protodl.network.checkpoint import load_network
 from protodl.network.judge import Judge, load_judge
 from protodl.network.network import PrototypeNetwork
@@ -34,22 +34,22 @@ class Measures:
     """What every seed of a row is measured with."""
 
     train: Split
-    held_out: Split
+    validation: Split
     test: Split
     judge: Judge
     loss: LossConfig
     device: torch.device
 
-    def of(self, network: PrototypeNetwork, reference: Reference) -> "Measured":
-        """Measure a network: accuracy on test and held-out images, quality on the others."""
+    def of(self, network: PrototypeNetwork, case_base: CaseBase) -> "Measured":
+        """Measure a network: accuracy on test and validation images, quality on the others."""
         result = evaluate(network, self.test, self.loss, self.device)
-        validation = evaluate(network, self.held_out, self.loss, self.device, decode=False)
-        quality = measure_quality(network, reference)
-        judgement = measure_judgement(network, self.judge, reference, self.train, self.held_out)
+        validation = evaluate(network, self.validation, self.loss, self.device, decode=False)
+        quality = measure_quality(network, case_base)
+        judgement = measure_judgement(network, self.judge, case_base, self.train, self.validation)
         metrics = {f"test_{name}": value for name, value in result.as_metrics().items()}
         metrics["validation_accuracy"] = validation.accuracy
         metrics |= quality.as_metrics() | judgement.as_metrics()
-        metrics |= measure_explanations(network, self.held_out)
+        metrics |= measure_explanations(network, self.validation)
         return Measured(metrics, result.predictions, quality, judgement)
 
 
@@ -65,18 +65,18 @@ class Measured(NamedTuple):
 def evaluate_seed(options: argparse.Namespace, log: SeedLog, measures: Measures) -> dict[str, Any]:
     """Everything measured of one seed: flat `metrics`, `confusion` (K, K) and the prototypes."""
     network = load_network(options.models / f"seed-{log.seed}.pt").to(measures.device)
-    reference = measure_reference(network, measures.train, measures.held_out)
-    save_reference(reference, options.references / f"seed-{log.seed}.pt")
-    metrics, predictions, quality, judgement = measures.of(network, reference)
+    case_base = measure_case_base(network, measures.train, measures.validation)
+    save_case_base(case_base, options.references / f"seed-{log.seed}.pt")
+    metrics, predictions, quality, judgement = measures.of(network, case_base)
     unprojected: dict[str, float] = {}
     if network.config.project:
         path = options.models / f"seed-{log.seed}-unprojected.pt"
         before = load_network(path).to(measures.device)
         moved = not torch.equal(before.prototypes, network.prototypes)
-        # Its codes are the same, so is the reference.
-        unprojected = measures.of(before, reference).metrics if moved else dict(metrics)
-    metrics["prototype_limit"] = reference.prototype_limit
-    metrics["case_limit"] = reference.case_limit
+        # Its codes are the same, so is the case_base.
+        unprojected = measures.of(before, case_base).metrics if moved else dict(metrics)
+    metrics["prototype_limit"] = case_base.prototype_limit
+    metrics["case_limit"] = case_base.case_limit
     metrics |= {"train_seconds": log.train_seconds, "num_epochs": log.num_epochs}
     return {
         "row": log.row,
@@ -132,10 +132,10 @@ def evaluate_row(options: argparse.Namespace) -> None:
     params = load_params(options.params)
     settings = params.training
     everything = load_split(options.data / "train.pt")
-    train, held_out = hold_out(everything, settings.validation_size, settings.split_seed)
+    train, validation = split_validation(everything, settings.validation_size, settings.split_seed)
     measures = Measures(
         train=train,
-        held_out=held_out,
+        validation=validation,
         test=load_split(options.data / "test.pt"),
         judge=load_judge(options.judge),
         loss=params.experiment(options.row).loss,

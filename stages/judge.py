@@ -8,22 +8,22 @@ from pathlib import Path
 
 from protodl.core.config import load_params
 from protodl.core.machine import environment_facts, resolve_runtime
-from protodl.data.datasets import hold_out, load_split
+from protodl.data.datasets import load_split, split_validation
 from protodl.network.judge import judge_accuracy, save_judge
 from protodl.training.judge import train_judge
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train the judge of a data set and measure it on held-out images."""
+    """Train the judge of a data set and measure it on validation images."""
     params = load_params(options.params)
     settings = params.training
     split = load_split(options.data)
-    shown, held_out = hold_out(split, settings.validation_size, settings.split_seed)
+    shown, validation = split_validation(split, settings.validation_size, settings.split_seed)
     runtime = resolve_runtime(settings)
     start = time.perf_counter()
     judge = train_judge(options.dataset, shown, params.judge, runtime)
     facts = {
-        "validation_accuracy": judge_accuracy(judge, held_out),
+        "validation_accuracy": judge_accuracy(judge, validation),
         "train_seconds": time.perf_counter() - start,
         "num_epochs": params.judge.epochs,
         "seed": params.judge.seed,
@@ -32,7 +32,7 @@ def train(options: argparse.Namespace) -> None:
     save_judge(judge, options.model)
     options.metrics.parent.mkdir(parents=True, exist_ok=True)
     options.metrics.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    print(f"judge of {options.dataset}: held-out accuracy {facts['validation_accuracy']:.4f}")
+    print(f"judge of {options.dataset}: validation accuracy {facts['validation_accuracy']:.4f}")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Stage prototypes@<row>: pictures of a row's first seed, on held-out images; its explanations."""
+"""Stage prototypes@<row>: pictures and explanations of a row's first seed."""
 
 import argparse
 import json
@@ -13,11 +13,11 @@ import torch
 
 from protodl.core.config import load_params
 from protodl.core.training_log import SeedLog
-from protodl.data.datasets import DATASETS, Split, hold_out, load_split, to_unit_interval
+from protodl.data.datasets import DATASETS, Split, load_split, split_validation, to_unit_interval
 from protodl.explanation.gallery import Gallery, load_gallery
 from protodl.explanation.local import Model, explain
 from protodl.explanation.types import Explanation
-from protodl.network.cases import load_reference
+from protodl.network.cases import load_case_base
 from protodl.network.checkpoint import load_network
 from protodl.report.figures import curves, matrices, prototypes, reasons
 from protodl.report.figures.page import save
@@ -27,16 +27,16 @@ from protodl.report.sheets import write_explanation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NUM_SHOWN = 1000  # held-out images that the pictures are chosen from
+NUM_SHOWN = 1000  # validation images that the pictures are chosen from
 SHOWN_PROTOTYPES = 3
 FAVOURITE_CLASS = 7  # "this is a 7 because it looks like that 7"
 
 
 @torch.no_grad()
-def draw(model: Model, held_out: Split) -> "Iterator[tuple[str, Figure]]":
-    """Figures of a network on held-out images, with their names."""
+def draw(model: Model, validation: Split) -> "Iterator[tuple[str, Figure]]":
+    """Figures of a network on validation images, with their names."""
     network, info = model.network, model.info
-    images, labels = to_unit_interval(held_out.images), held_out.labels
+    images, labels = to_unit_interval(validation.images), validation.labels
     output = network(images)
     assert output.reconstructions is not None
     weights = network.head.weight
@@ -103,14 +103,14 @@ def draw_row(options: argparse.Namespace) -> None:
     params = load_params(options.params)
     info = DATASETS[params.experiment(options.row).dataset]
     settings = params.training
-    train, held_out = hold_out(
+    train, validation = split_validation(
         load_split(options.data), settings.validation_size, settings.split_seed
     )
     first = params.seeds[0]
     network = load_network(options.models / f"seed-{first}.pt")
-    reference = load_reference(options.references / f"seed-{first}.pt")
-    model = Model(options.row, first, info, network, reference, train)
-    for name, figure in draw(model, held_out.select(torch.arange(len(held_out))[:NUM_SHOWN])):
+    case_base = load_case_base(options.references / f"seed-{first}.pt")
+    model = Model(options.row, first, info, network, case_base, train)
+    for name, figure in draw(model, validation.select(torch.arange(len(validation))[:NUM_SHOWN])):
         save(figure, options.output / f"{name}.png")
     gallery = load_gallery(options.references / "gallery.pt")
     explain_gallery(model, gallery, options.explanations)

@@ -19,7 +19,7 @@ from protodl.core.config import Experiment, TrainingConfig, load_params
 from protodl.core.machine import Runtime, environment_facts, project_root, resolve_runtime
 from protodl.core.training_log import SeedLog
 from protodl.data import augment, datasets
-from protodl.data.datasets import DATASETS, Split, hold_out, load_split, to_unit_interval
+from protodl.data.datasets import DATASETS, Split, load_split, split_validation, to_unit_interval
 from protodl.evaluation import accuracy
 from protodl.network import checkpoint, head, layers, losses, network
 from protodl.network.checkpoint import save_network
@@ -49,7 +49,7 @@ MODULES = (
     training_log,
 )
 SOURCES = [Path(__file__), *(Path(str(module.__file__)) for module in MODULES)]
-NUM_SAMPLES = 10  # held-out images whose reconstructions are shown while training
+NUM_SAMPLES = 10  # validation images whose reconstructions are shown while training
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def load_row(name: str, params_path: Path, data_path: Path) -> tuple[Row, Sequen
     params = load_params(params_path)
     experiment = params.experiment(name)
     settings = params.training
-    train, validation = hold_out(
+    train, validation = split_validation(
         load_split(data_path), settings.validation_size, settings.split_seed
     )
     digest = hashlib.md5(data_path.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC's

@@ -7,9 +7,9 @@ import torch
 
 from protodl.core.config import load_params
 from protodl.core.machine import Runtime
-from protodl.data.datasets import hold_out, load_split
+from protodl.data.datasets import load_split, split_validation
 from protodl.data.download import download
-from protodl.network.cases import measure_reference, save_reference
+from protodl.network.cases import measure_case_base, save_case_base
 from protodl.network.checkpoint import save_network
 from protodl.training.trainer import Trainer, build_network, fit
 
@@ -37,11 +37,13 @@ def write_project(folder: Path) -> None:
     data = folder / "data" / "mnist"
     sample = ROOT / "data" / "sample"
     download("mnist", data, raw=folder, sample=sample, source="sample", progress=False)
-    train, held_out = hold_out(load_split(data / "train.pt"), params.training.validation_size)
+    train, validation = split_validation(
+        load_split(data / "train.pt"), params.training.validation_size
+    )
     cpu = Runtime(torch.device("cpu"), torch.float32, torch.contiguous_format, 1)
     experiment = params.experiment(ROW)
-    trainer = Trainer(build_network(experiment, train, 0), train, held_out, experiment, cpu, 0)
+    trainer = Trainer(build_network(experiment, train, 0), train, validation, experiment, cpu, 0)
     network = fit(trainer, folder / "training.pt", 10).network.eval()
     save_network(network, folder / "models" / ROW / "seed-0.pt")
-    reference = measure_reference(network, train, held_out)
-    save_reference(reference, folder / "models" / "references" / ROW / "seed-0.pt")
+    case_base = measure_case_base(network, train, validation)
+    save_case_base(case_base, folder / "models" / "references" / ROW / "seed-0.pt")

@@ -23,8 +23,8 @@ class EpochRecord(Record):
     images_per_second: float
     learning_rate: float
     train: dict[str, float]  # accuracy, loss and terms, means over augmented training images
-    validation: dict[str, float]  # the same of the held-out images; r1 over all of them at once
-    selected: bool  # the best held-out accuracy so far
+    validation: dict[str, float]  # the same of the validation images; r1 over all of them at once
+    selected: bool  # the best validation accuracy so far
 
 
 class SeedLog(Record):

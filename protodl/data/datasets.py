@@ -1,4 +1,4 @@
-"""The three data sets: what they are, their splits as one uint8 tensor, and the held-out part.
+"""The three data sets: what they are, their splits as one uint8 tensor, and the validation part.
 
 Shapes: N images, C channels, H, W. Importing this module costs milliseconds: torch comes late,
 torchvision never (protodl.data.download has it).
@@ -196,7 +196,7 @@ def _problem(images: object, labels: object) -> str | None:
     return None
 
 
-def hold_out(split: Split, size: int = 5000, seed: int = 0) -> tuple[Split, Split]:
+def split_validation(split: Split, size: int = 5000, seed: int = 0) -> tuple[Split, Split]:
     """Divide into (training, validation), `size` images in the latter, stratified by class.
 
     Each class is represented in proportion, to within one image. Depends on labels, size and seed
@@ -216,10 +216,10 @@ def hold_out(split: Split, size: int = 5000, seed: int = 0) -> tuple[Split, Spli
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(total, generator=generator)
     shuffled_labels = split.labels[order]
-    held_out = torch.zeros(total, dtype=torch.bool)
+    validation = torch.zeros(total, dtype=torch.bool)
     for label, quota in enumerate(_quotas(torch.bincount(split.labels).tolist(), size)):
-        held_out[order[shuffled_labels == label][:quota]] = True
-    return split.select((~held_out).nonzero()[:, 0]), split.select(held_out.nonzero()[:, 0])
+        validation[order[shuffled_labels == label][:quota]] = True
+    return split.select((~validation).nonzero()[:, 0]), split.select(validation.nonzero()[:, 0])
 
 
 def _quotas(counts: list[int], size: int) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from protodl.data.datasets import Split, batches, to_unit_interval
-from protodl.network.cases import Reference, nearest_cases
+from protodl.network.cases import CaseBase, nearest_cases
 from protodl.network.head import baseline, class_dominance, contributions, prototype_classes
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
@@ -86,13 +86,13 @@ class PrototypeQuality:
 
 
 @torch.inference_mode()
-def measure_quality(network: PrototypeNetwork, reference: Reference) -> PrototypeQuality:
+def measure_quality(network: PrototypeNetwork, case_base: CaseBase) -> PrototypeQuality:
     """Measure a network's prototypes against the training cases it was trained on."""
     device = network.prototypes.device
     prototypes, weight = network.prototypes, network.head.weight
     classes = prototype_classes(weight)
     decoded = network(network.decode_prototypes(), decode=False)
-    codes, labels = reference.codes.to(device), reference.labels.to(device)
+    codes, labels = case_base.codes.to(device), case_base.labels.to(device)
     return PrototypeQuality(
         classes=classes.cpu(),
         dominance=class_dominance(weight).cpu(),
@@ -105,7 +105,7 @@ def measure_quality(network: PrototypeNetwork, reference: Reference) -> Prototyp
 
 
 @torch.inference_mode()
-def measure_explanations(network: PrototypeNetwork, held_out: Split) -> dict[str, float]:
+def measure_explanations(network: PrototypeNetwork, validation: Split) -> dict[str, float]:
     """Whether a network's explanations of images it was not trained on are true to it.
 
     `reconstruction_agreement`: share of images whose reconstruction gets the same prediction.
@@ -113,7 +113,7 @@ def measure_explanations(network: PrototypeNetwork, held_out: Split) -> dict[str
     `faithfulness_gap`: the largest difference between a logit and the sum of its contributions.
     """
     device = network.prototypes.device
-    outputs = [network(images) for images, _ in batches(held_out, device)]
+    outputs = [network(images) for images, _ in batches(validation, device)]
     logits = torch.cat([output.logits for output in outputs])
     distances = torch.cat([output.distances for output in outputs])
     again = [network(output.reconstructions, decode=False).logits for output in outputs]
@@ -121,7 +121,7 @@ def measure_explanations(network: PrototypeNetwork, held_out: Split) -> dict[str
     mean = distances.mean(dim=0)
     parts = contributions(distances, mean, network.head.weight)
     start = baseline(mean, network.head.weight, network.head.bias)
-    labels = held_out.labels.to(device)
+    labels = validation.labels.to(device)
     kept = {f"keep_{k}_accuracy": keep_accuracy(parts, start, labels, k) for k in KEPT}
     return {
         "reconstruction_agreement": float(same.double().mean()),
@@ -139,7 +139,7 @@ class Judgement:
     cases: Tensor  # (P,) index of the nearest training case, over all classes
     case_labels: Tensor  # (P,) the label of that case
     case_verdicts: Tensor  # (P,) its verdict on that case
-    same: Tensor  # (M,) whether a held-out image and its reconstruction get the same verdict
+    same: Tensor  # (M,) whether a validation image and its reconstruction get the same verdict
 
     def as_metrics(self) -> dict[str, float]:
         """The figures that stand beside accuracy.
@@ -147,7 +147,7 @@ class Judgement:
         `independent_agreement`: share of prototypes whose decoded picture the judge puts into the
         prototype's class. `case_agreement`: share whose nearest training case, the one shown as the
         real example, has that class as its label and in the judge's verdict.
-        `independent_reconstruction_agreement`: share of held-out images whose reconstruction gets
+        `independent_reconstruction_agreement`: share of validation images whose reconstruction gets
         the verdict of the image: what decoded pictures can be expected to reach.
         """
         case = (self.case_labels == self.classes) & (self.case_verdicts == self.classes)
@@ -160,21 +160,21 @@ class Judgement:
 
 @torch.inference_mode()
 def measure_judgement(
-    network: PrototypeNetwork, judge: Judge, reference: Reference, train: Split, held_out: Split
+    network: PrototypeNetwork, judge: Judge, case_base: CaseBase, train: Split, validation: Split
 ) -> Judgement:
     """Let the judge see decoded prototypes, their nearest training cases, and reconstructions.
 
     Args:
         network: on any device.
         judge: of the same data set, on the CPU.
-        reference: the network's, of the same training cases.
+        case_base: the network's, of the same training cases.
         train: the cases.
-        held_out: images (M, C, H, W) that nobody was trained on.
+        validation: images (M, C, H, W) that nobody was trained on.
     """
     device = network.prototypes.device
-    cases = nearest_cases(network.prototypes.cpu(), reference.codes, 1)[0][:, 0]
+    cases = nearest_cases(network.prototypes.cpu(), case_base.codes, 1)[0][:, 0]
     same = []
-    for images, _ in batches(held_out, device):
+    for images, _ in batches(validation, device):
         again = network.decode(network.encode(images))
         same.append(judge.verdicts(images.cpu()) == judge.verdicts(again.cpu()))
     return Judgement(

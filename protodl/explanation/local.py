@@ -14,7 +14,7 @@ from torch import Tensor
 from protodl.core.config import ConfigError, load_params
 from protodl.core.files import CheckpointError
 from protodl.core.machine import project_root
-from protodl.data.datasets import DATASETS, DatasetInfo, Split, hold_out, load_split
+from protodl.data.datasets import DATASETS, DatasetInfo, Split, load_split, split_validation
 from protodl.data.pictures import Array, Input, as_input
 from protodl.explanation.types import (
     Case,
@@ -25,7 +25,7 @@ from protodl.explanation.types import (
     PrototypeReason,
     SingleChange,
 )
-from protodl.network.cases import Reference, load_reference, nearest_cases
+from protodl.network.cases import CaseBase, load_case_base, nearest_cases
 from protodl.network.checkpoint import load_network
 from protodl.network.head import baseline, contributions, prototype_classes
 from protodl.network.network import PrototypeNetwork
@@ -39,24 +39,24 @@ class Model:
     """One trained seed of a row, and what its explanations compare with; all on the CPU.
 
     Raises:
-        ValueError: network, reference and training cases do not belong together.
+        ValueError: network, case base and training cases do not belong together.
     """
 
     row: str
     seed: int
     info: DatasetInfo
     network: PrototypeNetwork
-    reference: Reference
-    train: Split  # the N cases whose codes the reference holds, in its order
+    case_base: CaseBase
+    train: Split  # the N cases whose codes the case base holds, in its order
 
     def __post_init__(self) -> None:
-        codes, means = self.reference.codes, self.reference.mean_distances
+        codes, means = self.case_base.codes, self.case_base.mean_distances
         fitting = codes.shape[1:] == self.network.prototypes.shape[1:]
         if not fitting or len(means) != len(self.network.prototypes):
-            raise ValueError(f"{self.row}, seed {self.seed}: the reference is of another network")
+            raise ValueError(f"{self.row}, seed {self.seed}: the case base is of another network")
         if len(codes) != len(self.train):
             raise ValueError(
-                f"{self.row}, seed {self.seed}: the reference holds {len(codes)} training cases, "
+                f"{self.row}, seed {self.seed}: the case base holds {len(codes)} training cases, "
                 f"the data {len(self.train)}"
             )
 
@@ -80,7 +80,7 @@ class Model:
     def prototype_cases(self) -> "list[Case]":
         """The training case nearest to each of the P prototypes."""
         with torch.no_grad():
-            indices, distances = nearest_cases(self.network.prototypes, self.reference.codes, 1)
+            indices, distances = nearest_cases(self.network.prototypes, self.case_base.codes, 1)
         return [self.case(*found) for found in _pairs(indices[:, 0], distances[:, 0])]
 
     def case(self, index: int, distance: float) -> "Case":
@@ -115,17 +115,17 @@ def load(row: str, seed: int | None = None, root: Path | str | None = None) -> M
     seed = params.seeds[0] if seed is None else seed
     if seed not in params.seeds:
         raise ConfigError(f"params.yaml: seeds = {params.seeds}: has no seed {seed}; add it there")
-    network, reference = (
+    network, case_base = (
         root / folder / row / f"seed-{seed}.pt" for folder in ("models", "models/references")
     )
-    for path in (network, reference):
+    for path in (network, case_base):
         if not path.is_file():
             raise CheckpointError(f"{path}: not there; make it: dvc repro evaluate@{row}")
     settings = params.training
     everything = load_split(root / "data" / info.name / "train.pt")
-    train, _ = hold_out(everything, settings.validation_size, settings.split_seed)
+    train, _ = split_validation(everything, settings.validation_size, settings.split_seed)
     try:
-        return Model(row, seed, info, load_network(network), load_reference(reference), train)
+        return Model(row, seed, info, load_network(network), load_case_base(case_base), train)
     except ValueError as error:
         raise CheckpointError(f"{error}; renew it: dvc repro evaluate@{row}") from error
 
@@ -154,10 +154,10 @@ def explain(
     distances = model.exact.distances(code.double())[0]
     logits = model.exact.classify(distances[None])[0]
     first, second = logits.topk(2).indices.tolist()
-    cases = nearest_cases(code, model.reference.codes, NUM_CASES)
+    cases = nearest_cases(code, model.case_base.codes, NUM_CASES)
     names = model.info.class_names
     prediction, runner_up = _outcomes(logits, [first, second], names)
-    head, means = model.exact.head, model.reference.mean_distances.double()
+    head, means = model.exact.head, model.case_base.mean_distances.double()
     return Explanation(
         name=name or (Path(image).stem if isinstance(image, str | Path) else "image"),
         row=model.row,
@@ -169,7 +169,7 @@ def explain(
         prototypes=_reasons(model, distances, first, second),
         nearest_cases=tuple(model.case(*found) for found in _pairs(cases[0][0], cases[1][0])),
         change_needed=_change_needed(model, distances, logits, first, second),
-        out_of_distribution=_limits(model.reference, distances, float(cases[1][0, 0])),
+        out_of_distribution=_limits(model.case_base, distances, float(cases[1][0, 0])),
         notes=notes + _remarks(model),
         image=pixels.numpy(),
         reconstruction=model.network.decoder(maps)[0].numpy(),
@@ -185,7 +185,7 @@ def _reasons(
     model: Model, distances: Tensor, first: int, second: int
 ) -> tuple[PrototypeReason, ...]:
     """What each prototype says for the first and the second class."""
-    means, weight = model.reference.mean_distances.double(), model.exact.head.weight
+    means, weight = model.case_base.mean_distances.double(), model.exact.head.weight
     parts = contributions(distances[None], means, weight)[0]
     reasons = [
         PrototypeReason(
@@ -245,11 +245,11 @@ def smallest_change(
     return p, float(distances[p] + change[p])
 
 
-def _limits(reference: Reference, distances: Tensor, case_distance: float) -> OutOfDistribution:
+def _limits(case_base: CaseBase, distances: Tensor, case_distance: float) -> OutOfDistribution:
     nearest = float(distances.min())
-    beyond = nearest > reference.prototype_limit and case_distance > reference.case_limit
+    beyond = nearest > case_base.prototype_limit and case_distance > case_base.case_limit
     return OutOfDistribution(
-        beyond, nearest, reference.prototype_limit, case_distance, reference.case_limit
+        beyond, nearest, case_base.prototype_limit, case_distance, case_base.case_limit
     )
 
 

@@ -1,4 +1,4 @@
-"""A trained network with its reference, as it is served: one module that an explanation needs.
+"""A trained network with its case base, as it is served: one module that an explanation needs.
 
 Shapes: N images, C channels, H x W pixels, M training cases, D code size, P prototypes, K classes.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from protodl.network.cases import Reference
+from protodl.network.cases import CaseBase
 from protodl.network.head import baseline, contributions, prototype_classes
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 
@@ -25,12 +25,12 @@ class Explainer(nn.Module):
     squares: Tensor  # (M,) their squared lengths
     mean_distances: Tensor  # (P,)
 
-    def __init__(self, network: PrototypeNetwork, reference: Reference) -> None:
+    def __init__(self, network: PrototypeNetwork, case_base: CaseBase) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("codes", reference.codes)
-        self.register_buffer("squares", reference.codes.square().sum(dim=1))
-        self.register_buffer("mean_distances", reference.mean_distances)
+        self.register_buffer("codes", case_base.codes)
+        self.register_buffer("squares", case_base.codes.square().sum(dim=1))
+        self.register_buffer("mean_distances", case_base.mean_distances)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits (N, K), contributions (N, K, P), distances (N, P), nearest training case (N,)."""
@@ -45,14 +45,14 @@ class Explainer(nn.Module):
 
 @torch.inference_mode()
 def explainer_facts(
-    network: PrototypeNetwork, reference: Reference, class_names: Sequence[str]
+    network: PrototypeNetwork, case_base: CaseBase, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """What turns an explainer's numbers into words: names, usual logits, limits; plain values."""
     head = network.head
     return {
         "class_names": list(class_names),
         "prototype_classes": [class_names[k] for k in prototype_classes(head.weight).tolist()],
-        "baseline_logits": baseline(reference.mean_distances, head.weight, head.bias).tolist(),
-        "prototype_limit": reference.prototype_limit,
-        "case_limit": reference.case_limit,
+        "baseline_logits": baseline(case_base.mean_distances, head.weight, head.bias).tolist(),
+        "prototype_limit": case_base.prototype_limit,
+        "case_limit": case_base.case_limit,
     }

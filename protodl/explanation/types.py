@@ -46,7 +46,7 @@ class PrototypeReason:
     index: int
     class_name: str
     distance: float  # as the network measures it; squared where the row says so
-    usual_distance: float  # average over held-out images
+    usual_distance: float  # average over validation images
     weight: float  # to the predicted class
     weight_to_runner_up: float
     contribution: float  # to the predicted class's logit: weight * (distance - usual_distance)
@@ -86,7 +86,9 @@ class ChangeNeeded:
 class OutOfDistribution:
     """How far the image is from all that was trained on, beside the usual limits."""
 
-    flag: bool  # farther than 99 % of held-out images from every prototype and every training case
+    flag: (
+        bool  # farther than 99 % of validation images from every prototype and every training case
+    )
     prototype_distance: float  # to the nearest prototype, as the network measures it
     prototype_limit: float
     case_distance: float  # to the nearest training case, Euclidean
@@ -177,7 +179,7 @@ class Explanation:
         prototype = f"{found.prototype_distance:.2f} from the nearest prototype"
         case = f"{found.case_distance:.2f} from the nearest training case"
         usual = (
-            f"99 % of held-out images: at most {found.prototype_limit:.2f} and "
+            f"99 % of validation images: at most {found.prototype_limit:.2f} and "
             f"{found.case_limit:.2f}"
         )
         if found.flag:

@@ -13,29 +13,29 @@ from protodl.core.files import FORMAT, CheckpointError, read, write_atomically
 from protodl.data.datasets import Split, batches
 from protodl.network.network import PrototypeNetwork
 
-USUAL_SHARE = 0.99  # of held-out images lie within the limits
+USUAL_SHARE = 0.99  # of validation images lie within the limits
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Facts of one trained network, measured on its training cases and on held-out images."""
+class CaseBase:
+    """Facts of one trained network, measured on its training cases and on validation images."""
 
     codes: Tensor  # (N, D) of the training cases, in the order of the training split
     labels: Tensor  # (N,) their classes
-    mean_distances: Tensor  # (P,) to each prototype, over the held-out images
-    prototype_limit: float  # distance to the nearest prototype that 1 % of held-out images exceed
+    mean_distances: Tensor  # (P,) to each prototype, over the validation images
+    prototype_limit: float  # distance to the nearest prototype that 1 % of validation images exceed
     case_limit: float  # the same of the nearest training case
 
 
 @torch.inference_mode()
-def measure_reference(network: PrototypeNetwork, train: Split, held_out: Split) -> Reference:
-    """Encode the training cases, and see how far held-out images usually lie from everything."""
+def measure_case_base(network: PrototypeNetwork, train: Split, validation: Split) -> CaseBase:
+    """Encode the training cases, and see how far validation images usually lie from everything."""
     device = network.prototypes.device
     codes = torch.cat([network.encode(images) for images, _ in batches(train, device)]).float()
-    shown = torch.cat([network.encode(images) for images, _ in batches(held_out, device)]).float()
+    shown = torch.cat([network.encode(images) for images, _ in batches(validation, device)]).float()
     distances = network.distances(shown)
     to_cases = nearest_cases(shown, codes, 1)[1][:, 0]
-    return Reference(
+    return CaseBase(
         codes=codes.cpu(),
         labels=train.labels.cpu(),
         mean_distances=distances.mean(dim=0).cpu(),
@@ -60,21 +60,21 @@ def nearest_cases(queries: Tensor, codes: Tensor, count: int) -> tuple[Tensor, T
     return indices.gather(1, order), distances.gather(1, order)
 
 
-def save_reference(reference: Reference, path: Path) -> None:
-    """Write a reference."""
-    write_atomically({"format": FORMAT, **asdict(reference)}, path)
+def save_case_base(case_base: CaseBase, path: Path) -> None:
+    """Write a case base."""
+    write_atomically({"format": FORMAT, **asdict(case_base)}, path)
 
 
-def load_reference(path: Path) -> Reference:
-    """Read what `save_reference` wrote.
+def load_case_base(path: Path) -> CaseBase:
+    """Read what `save_case_base` wrote.
 
     Raises:
-        CheckpointError: the file is missing or not a reference.
+        CheckpointError: the file is missing or not a case_base.
     """
     remedy = "make it: dvc repro evaluate@<row>"
     data = read(path, remedy)
     data.pop("format")
     try:
-        return Reference(**data)
+        return CaseBase(**data)
     except TypeError as error:
-        raise CheckpointError(f"{path}: is not a reference of this version; {remedy}") from error
+        raise CheckpointError(f"{path}: is not a case base of this version; {remedy}") from error

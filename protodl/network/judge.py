@@ -14,7 +14,7 @@ from protodl.core.config import DatasetName
 from protodl.core.files import FORMAT, CheckpointError, read, write_atomically
 from protodl.data.datasets import DATASETS, Split, batches
 
-WIDTHS = (32, 64, 128)  # of its convolutions; the map is halved after each
+JUDGE_WIDTHS = (32, 64, 128)  # of its convolutions; the map is halved after each
 
 
 class Judge(nn.Module):
@@ -26,12 +26,12 @@ class Judge(nn.Module):
         self.dataset = dataset
         layers: list[nn.Module] = []
         channels = info.channels
-        for width in WIDTHS:
+        for width in JUDGE_WIDTHS:
             layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
             layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
             channels = width
         self.features = nn.Sequential(*layers)
-        side = info.size // 2 ** len(WIDTHS)
+        side = info.size // 2 ** len(JUDGE_WIDTHS)
         self.head = nn.Linear(channels * side**2, info.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

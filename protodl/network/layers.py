@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from protodl.core.config import ModelConfig
 
 # Output channels of the four encoder convolutions.
-WIDTHS: dict[str, tuple[int, int, int, int]] = {
+ENCODER_WIDTHS: dict[str, tuple[int, int, int, int]] = {
     "small": (32, 32, 32, 10),
     "large": (256, 128, 64, 32),
 }
@@ -82,46 +82,53 @@ def _activation(name: Activation, maps: Tensor) -> Tensor:
     return F.relu(maps, inplace=True) if name == "relu" else torch.sigmoid(maps)
 
 
-def mix_then_spread(maps: Tensor, weight: Tensor, bias: Tensor, spread: Tensor) -> Tensor:
-    """A layer that is a spatial spread followed by a 3x3 kernel, channels mixed first: fewer sums.
+def conv_then_resample(
+    maps: Tensor, weight: Tensor, bias: Tensor, resample_matrix: Tensor
+) -> Tensor:
+    """Resample maps, then convolve them with a 3x3 kernel; computed in the opposite order.
 
-    Spread and kernel are linear and the spread treats all channels alike, so they commute. The nine
-    taps are mixed at the low resolution, 9hwIO products instead of 9HWIO, and then spread along
-    each axis by one matrix that holds the resize, the shift of each tap and the zero border.
+        as defined:       I maps h x h  -resample->  I maps H x H  -9 taps->  O maps H x H
+                                                                   9 H H I O products
+        as computed here: I maps h x h  -9 taps->  9 O maps h x h  -R on each axis->  O maps H x H
+                                        9 h h I O products
+
+    Both steps are linear, and resampling treats all channels alike, so they commute: channels are
+    mixed at the low resolution. R, the `resample_matrix`, holds the resampling, the shift of each
+    tap, and the zero border.
 
     Args:
         maps: (N, I, h, h).
         weight: (O, I, 3, 3).
         bias: (O,).
-        spread: (H, 3h), from 3h numbers, (h, tap), of a row or column to H.
+        resample_matrix: (H, 3h), from 3h numbers, (h, tap), of a row or column to H.
 
     Returns:
         (N, O, H, H).
     """
     n, i, h, _ = maps.shape
-    size, o = len(spread), len(weight)
+    size, o = len(resample_matrix), len(weight)
     planar = o < 8  # products as wide as the channels would be too narrow: as wide as the rows then
     order = (2, 0, 3, 1) if planar else (3, 2, 0, 1)  # of the taps: (dy O dx) or (dx dy O)
     taps = weight.permute(order).reshape(9 * o, i, 1, 1)
     mixed = F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last))
     mixed = mixed.permute(0, 2, 3, 1)  # N, h, w, taps
-    spread, bias = spread.to(mixed.dtype), bias.to(mixed.dtype)
+    resample_matrix, bias = resample_matrix.to(mixed.dtype), bias.to(mixed.dtype)
     if planar:
         columns = mixed.reshape(n * h, h, 3 * o, 3).transpose(1, 2)
-        wide = columns.reshape(n * h * 3 * o, 3 * h) @ spread.T  # (N h dy O), W
-        full = torch.matmul(spread, wide.view(n, h * 3, o * size)).view(n, size, o, size)
+        wide = columns.reshape(n * h * 3 * o, 3 * h) @ resample_matrix.T  # (N h dy O), W
+        full = torch.matmul(resample_matrix, wide.view(n, h * 3, o * size)).view(n, size, o, size)
         return (full + bias[:, None]).permute(0, 2, 1, 3)
-    wide = torch.matmul(spread, mixed.reshape(n * h, h * 3, 3 * o))  # (N h), W, (dy O)
+    wide = torch.matmul(resample_matrix, mixed.reshape(n * h, h * 3, 3 * o))  # (N h), W, (dy O)
     rows = wide.view(n, h, size, 3, o).transpose(2, 3).reshape(n, h * 3, size * o)
-    full = torch.matmul(spread, rows).view(n, size, size, o)
+    full = torch.matmul(resample_matrix, rows).view(n, size, size, o)
     return (full + bias).permute(0, 3, 1, 2)
 
 
-def _shifted_taps(spread: Tensor) -> Tensor:
-    """Matrix (H, 3h) of a spread (H, h) followed by the shifts of a 3-tap kernel, zeros outside."""
-    border = torch.zeros(1, spread.shape[1], dtype=spread.dtype)
-    padded = torch.cat([border, spread, border])
-    shifts = [padded[shift : shift + len(spread)] for shift in range(3)]
+def _shifted_taps(resample_matrix: Tensor) -> Tensor:
+    """Matrix (H, 3h) of a resampling (H, h), then the shifts of a 3-tap kernel, zeros outside."""
+    border = torch.zeros(1, resample_matrix.shape[1], dtype=resample_matrix.dtype)
+    padded = torch.cat([border, resample_matrix, border])
+    shifts = [padded[shift : shift + len(resample_matrix)] for shift in range(3)]
     return torch.stack(shifts, dim=2).flatten(1).to(torch.get_default_dtype())
 
 
@@ -131,7 +138,7 @@ class TransposedConv2d(nn.ConvTranspose2d):
     Where there are few output channels, PyTorch's own is several times slower than mixing first.
     """
 
-    spread: Tensor
+    resample_matrix: Tensor
 
     def __init__(self, channels_in: int, channels_out: int, size_in: int, size_out: int) -> None:
         padding = size_out - (2 * size_in - 1)
@@ -139,7 +146,7 @@ class TransposedConv2d(nn.ConvTranspose2d):
         self.mix_first = 9 * channels_out <= channels_in
         zeros = torch.zeros(size_out, size_in, dtype=torch.float64)
         zeros[2 * torch.arange(size_in), torch.arange(size_in)] = 1  # each pixel, then a gap
-        self.register_buffer("spread", _shifted_taps(zeros), persistent=False)
+        self.register_buffer("resample_matrix", _shifted_taps(zeros), persistent=False)
 
     def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002
         """Spread and convolve maps (N, I, h, h) -> (N, O, H, H); the size is the layer's own."""
@@ -154,20 +161,20 @@ class TransposedConv2d(nn.ConvTranspose2d):
         assert self.bias is not None
         # A transposed convolution is a convolution of the spread maps with the mirrored kernel.
         kernel = self.weight.transpose(0, 1).flip(2, 3)
-        return mix_then_spread(maps, kernel, self.bias, self.spread)
+        return conv_then_resample(maps, kernel, self.bias, self.resample_matrix)
 
 
 class ResizeConv2d(nn.Conv2d):
     """Bilinear resize (align_corners false) to a fixed size, then a 3x3 convolution, padding 1."""
 
-    spread: Tensor
+    resample_matrix: Tensor
 
     def __init__(self, channels_in: int, channels_out: int, size_in: int, size_out: int) -> None:
         super().__init__(channels_in, channels_out, 3, padding=1)
         self.size_out = size_out
         identity = torch.eye(size_in, dtype=torch.float64)[None]
         resize = F.interpolate(identity, size=size_out, mode="linear", align_corners=False)[0].T
-        self.register_buffer("spread", _shifted_taps(resize), persistent=False)
+        self.register_buffer("resample_matrix", _shifted_taps(resize), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Resize and convolve maps (N, I, h, h) -> (N, O, H, H)."""
@@ -182,7 +189,7 @@ class ResizeConv2d(nn.Conv2d):
     def mixed_first(self, maps: Tensor) -> Tensor:
         """The same, equal up to rounding."""
         assert self.bias is not None
-        return mix_then_spread(maps, self.weight, self.bias, self.spread)
+        return conv_then_resample(maps, self.weight, self.bias, self.resample_matrix)
 
 
 class Decoder(nn.Module):

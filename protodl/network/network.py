@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from protodl.core.config import ModelConfig
 from protodl.network.head import prototype_classes
-from protodl.network.layers import DECODERS, WIDTHS, Encoder, _hidden_activation, layer_sizes
+from protodl.network.layers import (
+    DECODERS,
+    ENCODER_WIDTHS,
+    Encoder,
+    _hidden_activation,
+    layer_sizes,
+)
 
 
 class NetworkOutput(NamedTuple):
@@ -40,7 +46,7 @@ class PrototypeNetwork(nn.Module):
         for name, number in {"channels": channels, "num_classes": num_classes}.items():
             if number < 1:
                 raise ValueError(f"{name} = {number}: must be at least 1")
-        widths = WIDTHS[config.architecture]
+        widths = ENCODER_WIDTHS[config.architecture]
         sizes = layer_sizes(image_size)
         self.config = config
         self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
@@ -126,8 +132,8 @@ class PrototypeNetwork(nn.Module):
             return cases
         for share in torch.linspace(0, 1, 21).tolist():
             nearest = self._exact_distances(codes).argmin(dim=1)
-            astray = labels[nearest] != labels[cases]
-            self.prototypes[astray] = start.lerp(goal, share)[astray]
+            other_class = labels[nearest] != labels[cases]
+            self.prototypes[other_class] = start.lerp(goal, share)[other_class]
         return cases
 
     def _exact_distances(self, codes: Tensor) -> Tensor:

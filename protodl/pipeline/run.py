@@ -20,7 +20,7 @@ ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
 MODELS = Path("models")
 ROW_STAGES = ("train", "evaluate", "prototypes")
 DATA_STAGES = ("download", "judge")  # one for each data set, before the rows
-ACCURACIES = {"test_accuracy": "test accuracy", "validation_accuracy": "held-out accuracy"}
+ACCURACIES = {"test_accuracy": "test accuracy", "validation_accuracy": "validation accuracy"}
 # What a row may need, by data.source: the largest one was seen to take 2.4 and 1.4 GiB.
 WORKER_GIB = {"full": 3.0, "sample": 1.5}
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's, not seen by psutil

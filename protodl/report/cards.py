@@ -26,7 +26,7 @@ class Measure(NamedTuple):
 
 MEASURES = {
     "test_accuracy": Measure("test accuracy", "of the test images, read for this number only"),
-    "validation_accuracy": Measure("held-out accuracy", "what the epoch was chosen by"),
+    "validation_accuracy": Measure("validation accuracy", "what the epoch was chosen by"),
     "decode_agreement": Measure(
         "decode agreement", "prototypes whose decoded picture the network puts into their class"
     ),
@@ -44,7 +44,7 @@ MEASURES = {
         "prototypes whose nearest training case has their class, by its label and to the outsider",
     ),
     "reconstruction_agreement": Measure(
-        "reconstruction agreement", "held-out images whose reconstruction is predicted the same"
+        "reconstruction agreement", "validation images whose reconstruction is predicted the same"
     ),
     "independent_reconstruction_agreement": Measure(
         "independent reconstruction agreement", "the same, as the outsider predicts"
@@ -57,7 +57,7 @@ MEASURES = {
         "duplicates", "pairs of prototypes of one class that nearly coincide", share=False
     ),
     "keep_3_accuracy": Measure(
-        "accuracy of three", "on held-out images, when only the three largest contributions count"
+        "accuracy of three", "on validation images, when only the three largest contributions count"
     ),
 }
 
@@ -278,7 +278,7 @@ def _strangers(files: RowFiles) -> Iterator[str]:
     if _explains(files):
         words += (
             " The explanation raises a flag where an image lies farther from all prototypes than "
-            "99 % of the held-out images, and farther from all training cases too; an image of "
+            "99 % of the validation images, and farther from all training cases too; an image of "
             "something else may lie nearer."
         )
     limits = [

@@ -33,7 +33,7 @@ class ResultRow(Record):
     num_prototypes: int
     num_seeds: int
     seeds: tuple[int, ...]
-    selected_epochs: tuple[int, ...]  # of each seed, by held-out accuracy
+    selected_epochs: tuple[int, ...]  # of each seed, by validation accuracy
     test_accuracy_mean: float
     test_accuracy_std: float  # over seeds; 0 for a single one
     validation_accuracy_mean: float  # of the selected epochs

@@ -14,7 +14,7 @@ from protodl.report.figures.sheet import explanation_figure
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class ImageToExplain:
     """An image to explain, the name of its files, and its class if known."""
 
     name: str
@@ -22,7 +22,7 @@ class Question:
     label: int | None = None
 
 
-def questions_of_files(paths: list[Path]) -> list[Question]:
+def images_of_files(paths: list[Path]) -> list[ImageToExplain]:
     """Image files and folders of them, each file read once to see that it is an image.
 
     Raises:
@@ -31,10 +31,10 @@ def questions_of_files(paths: list[Path]) -> list[Question]:
     files = image_files(paths)
     for file in files:
         read_picture(file)
-    return [Question(file.stem, file) for file in files]
+    return [ImageToExplain(file.stem, file) for file in files]
 
 
-def questions_of_split(test: Split, indices: list[int]) -> list[Question]:
+def images_of_split(test: Split, indices: list[int]) -> list[ImageToExplain]:
     """Images of the test split.
 
     Raises:
@@ -44,13 +44,14 @@ def questions_of_split(test: Split, indices: list[int]) -> list[Question]:
         if not 0 <= index < len(test):
             raise InputError(f"--test {index}: the test split has images 0 to {len(test) - 1}")
     return [
-        Question(f"test-{index}", test.images[index], int(test.labels[index])) for index in indices
+        ImageToExplain(f"test-{index}", test.images[index], int(test.labels[index]))
+        for index in indices
     ]
 
 
-def tell_apart(questions: Iterable[Question]) -> list[Question]:
+def with_distinct_names(questions: Iterable[ImageToExplain]) -> list[ImageToExplain]:
     """The same questions, those of one name told apart by a number."""
-    named: dict[str, Question] = {}
+    named: dict[str, ImageToExplain] = {}
     for question in questions:
         name, number = question.name, 1
         while name in named:
@@ -78,12 +79,12 @@ def run_explain(
     if not images and not tests:
         raise InputError("nothing to explain: name image files or folders, or --test INDEX")
     model = load(row, seed, root)
-    questions = questions_of_files(images)
+    questions = images_of_files(images)
     if tests:
         test = load_split(root / "data" / model.info.name / "test.pt")
-        questions += questions_of_split(test, tests)
+        questions += images_of_split(test, tests)
     told = []
-    for question in tell_apart(questions):
+    for question in with_distinct_names(questions):
         explanation = explain(model, question.image, question.label, question.name)
         picture = write_explanation(explanation, output, question.name)
         told.append(explanation.as_dict())

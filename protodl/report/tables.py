@@ -14,9 +14,9 @@ from protodl.report.results import ResultRow, ResultsError, load_published
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SAMPLE_HEADING = "**Made on the embedded sample; NOT comparable with the published numbers.**"
 PICTURES = {  # of each row, with what they show, in the order of the page
-    "reasons": "One held-out image, its nearest prototypes and what each of them contributes",
+    "reasons": "One validation image, its nearest prototypes and what each of them contributes",
     "prototypes": "All prototypes, decoded, each with its class and its strongest weight",
-    "samples": "One held-out image of each class above its reconstruction",
+    "samples": "One validation image of each class above its reconstruction",
     "weights": "What each prototype says of each class, the strongest entry marked",
     "curves": "Learning curves",
     "confusion": "Confusion matrix of the test images",
@@ -106,7 +106,7 @@ def protocol(rows: Sequence[ResultRow]) -> str:
     published = load_published().port.protocol
     return (
         f"The published numbers were selected on the test set ({published}); ours were not: every "
-        "choice was made on held-out training images, and the test set served for this "
+        "choice was made on validation images, and the test set served for this "
         "measurement only."
     )
 
@@ -211,7 +211,7 @@ _MEASURES: list[tuple[str, str, Callable[[Any], str], str]] = [
         "independent_reconstruction_agreement_mean",
         "its ceiling",
         _share,
-        "held-out images whose reconstruction gets the same prediction from the plain classifier: "
+        "validation images whose reconstruction the plain classifier predicts like the image: "
         "what independent agreement can be expected to reach",
     ),
     (
@@ -225,7 +225,7 @@ _MEASURES: list[tuple[str, str, Callable[[Any], str], str]] = [
         "reconstruction_agreement_mean",
         "reconstruction agreement",
         _share,
-        "held-out images whose reconstruction gets the same prediction",
+        "validation images whose reconstruction gets the same prediction",
     ),
     (
         "purity25_mean",
@@ -284,7 +284,7 @@ def row_facts(row: ResultRow, experiment: Experiment) -> list[str]:
         for epoch, seed in zip(row.selected_epochs, row.seeds, strict=True)
     )
     return [
-        f"Test accuracy {_percent(row.test_accuracy_mean)} %, held-out "
+        f"Test accuracy {_percent(row.test_accuracy_mean)} %, validation "
         f"{_percent(row.validation_accuracy_mean)} %. Selected of {row.num_epochs} epochs: "
         f"{chosen}. MLflow run `{row.run_id}`.",
         *_projection(row),

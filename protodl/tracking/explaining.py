@@ -94,7 +94,7 @@ class ExplainingModel(PythonModel):
         }
 
     def _strangeness(self, prototype_distance: float, case_distance: float) -> dict[str, Any]:
-        """Whether an image lies farther from everything than 99 % of held-out images do."""
+        """Whether an image lies farther from everything than 99 % of validation images do."""
         prototype_limit, case_limit = self.facts["prototype_limit"], self.facts["case_limit"]
         return {
             "flag": prototype_distance > prototype_limit and case_distance > case_limit,

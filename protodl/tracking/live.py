@@ -126,7 +126,7 @@ def start_seed(
         environment: facts about machine and code, flat; each becomes a tag.
         data_digest: md5 of the training file.
         num_train: number of training images.
-        num_validation: number of held-out images.
+        num_validation: number of validation images.
     """
     facts = SeedFacts(
         row, seed, fingerprint, parameters, environment, data_digest, num_train, num_validation

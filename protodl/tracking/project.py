@@ -150,16 +150,16 @@ def load_explained(models: Path, log: SeedLog) -> "ExplainedModel | None":
     from protodl.core.files import CheckpointError  # late, as above
     from protodl.data.datasets import DATASETS
     from protodl.explanation.serving import Explainer, explainer_facts
-    from protodl.network.cases import load_reference
+    from protodl.network.cases import load_case_base
     from protodl.network.checkpoint import load_network
 
     try:
-        network, reference = load_network(path), load_reference(compared)
+        network, case_base = load_network(path), load_case_base(compared)
     except CheckpointError as error:
         raise ResultsError(str(error)) from error
     class_names = DATASETS[str(log.parameters["dataset"])].class_names
-    facts = explainer_facts(network, reference, class_names)
-    return tracking.ExplainedModel(Explainer(network, reference), _example(network), facts)
+    facts = explainer_facts(network, case_base, class_names)
+    return tracking.ExplainedModel(Explainer(network, case_base), _example(network), facts)
 
 
 def _record_row(result: ResultRow, files: RowFiles) -> None:

@@ -90,7 +90,7 @@ def sync(
 def sync_explained(
     logs: Sequence[SeedLog], load_model: Callable[[SeedLog], ExplainedModel | None]
 ) -> None:
-    """Add a row's explaining model unless it is there: that of its best seed by held-out accuracy.
+    """Add the explaining model of a row's best seed by validation accuracy, unless it is there.
 
     Args:
         logs: the seeds of the row.
@@ -207,7 +207,7 @@ def _reported_ms(run: "Run") -> int:
 class _Found(NamedTuple):
     """A seed and its versions in the registry."""
 
-    accuracy: float  # held-out
+    accuracy: float  # validation
     version: str  # of the classifier
     explained: str | None  # of the explaining model
 
@@ -216,7 +216,7 @@ class _Found(NamedTuple):
 def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
     """Point an alias at each row's best seed, and `champion` at that of the data set's best row.
 
-    The best seed has the highest held-out accuracy, the best row the highest mean of it. Aliases
+    The best seed has the highest validation accuracy, the best row the highest mean of it. Aliases
     have the names of the rows, and stand in both registered models, the classifier and the one
     that explains. Rows whose classifiers are not registered stay out.
 
@@ -289,6 +289,6 @@ def _log_history(store: Store, run_id: str, history: Sequence[EpochRecord]) -> N
 
 
 def _selected_accuracy(log: SeedLog) -> float:
-    """Held-out accuracy of the epoch whose weights were kept."""
+    """Validation accuracy of the epoch whose weights were kept."""
     (record,) = [record for record in log.history if record.epoch == log.selected_epoch]
     return record.validation["accuracy"]

@@ -30,7 +30,7 @@ def watch(
     Args:
         tracker: the run.
         title: row and seed, in front of the progress display.
-        samples: held-out images (N, C, H, W) in [0, 1] whose reconstructions are shown.
+        samples: validation images (N, C, H, W) in [0, 1] whose reconstructions are shown.
         every: epochs between two pictures; the last epoch always has them.
         epochs: number of epochs.
         images: number of training images in an epoch.
@@ -94,7 +94,7 @@ def _advance(bar: "tqdm[Any]", record: EpochRecord, images: int) -> None:
     if bar.n != record.epoch * images:
         # What was trained before counts as done, not as speed.
         bar.initial = bar.last_print_n = bar.n = record.epoch * images
-    bar.set_postfix_str(f"held-out {record.validation['accuracy']:.4f}")
+    bar.set_postfix_str(f"validation {record.validation['accuracy']:.4f}")
 
 
 def _line(record: EpochRecord, epochs: int) -> str:
@@ -102,7 +102,7 @@ def _line(record: EpochRecord, epochs: int) -> str:
     left = int(record.seconds * (epochs - record.epoch))
     return (
         f"epoch {record.epoch}/{epochs}  loss {record.train['loss']:.3f}  "
-        f"train {record.train['accuracy']:.4f}  held-out {record.validation['accuracy']:.4f}  "
+        f"train {record.train['accuracy']:.4f}  validation {record.validation['accuracy']:.4f}  "
         f"{record.images_per_second:,.0f} images/s  ETA {left // 60}:{left % 60:02d}"
     )
 

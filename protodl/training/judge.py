@@ -20,7 +20,7 @@ AUGMENTS: dict[DatasetName, AugmentConfig] = {
 def train_judge(dataset: DatasetName, train: Split, config: JudgeConfig, runtime: Runtime) -> Judge:
     """Train a judge on the images that the networks are trained on; the same seed, the same bits.
 
-    Nothing is selected, so the held-out images stay unseen.
+    Nothing is selected, so the validation images stay unseen.
     """
     device = runtime.device
     with seeded(config.seed):

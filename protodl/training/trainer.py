@@ -1,4 +1,4 @@
-"""The training loop: schedule, clipping, weight averaging, selection on held-out images, resume.
+"""The training loop: schedule, clipping, weight averaging, selection on validation images, resume.
 
 Shapes: N images, C channels, H x W pixels.
 """
@@ -35,7 +35,7 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class FitResult:
-    """The network of the best epoch on the held-out images, and how training went."""
+    """The network of the best epoch on the validation images, and how training went."""
 
     network: PrototypeNetwork
     history: list[EpochRecord]
@@ -104,7 +104,7 @@ class Trainer:
         self.order_generator = torch.Generator().manual_seed(self.seed)
         self.augment_generator = torch.Generator(device).manual_seed(self.seed)
         self.graph = StepGraph([self.augment_generator]) if recorded else None
-        self.rate = torch.zeros((), device=device)
+        self.learning_rate = torch.zeros((), device=device)
         self.best_state: dict[str, Tensor] = {}
 
     @property
@@ -118,7 +118,7 @@ class Trainer:
         return self.experiment.epochs * self.steps_per_epoch
 
     @property
-    def evaluated(self) -> PrototypeNetwork:
+    def kept_network(self) -> PrototypeNetwork:
         """The network that is validated and kept: the averaged one where averaging is on."""
         return self.network if self.average is None else self.average
 
@@ -129,11 +129,15 @@ class Trainer:
         train_seconds = time.perf_counter() - start
         self._check_finite(metrics)
         result = evaluate(
-            self.evaluated, self.validation, self.experiment.loss, self.runtime.device, decode=False
+            self.kept_network,
+            self.validation,
+            self.experiment.loss,
+            self.runtime.device,
+            decode=False,
         )
         selected = all(_merit(result.as_metrics()) > _merit(r.validation) for r in self.history)
         if selected:
-            self.best_state = copy.deepcopy(self.evaluated.state_dict())
+            self.best_state = copy.deepcopy(self.kept_network.state_dict())
         epoch = len(self.history) + 1
         record = EpochRecord(
             epoch=epoch,
@@ -196,16 +200,16 @@ class Trainer:
         """One optimizer step on images of indices `batch`; returns accuracy, loss and its terms."""
         self._set_learning_rate(step)
         weights = self.experiment.loss
-        asks = weights.prototype_classification > 0 or weights.cycle > 0
-        judges = asks and step >= weights.prototype_start * self.total_steps
+        uses_decoded = weights.prototype_classification > 0 or weights.cycle > 0
+        decode_prototypes = uses_decoded and step >= weights.prototype_start * self.total_steps
         # The first step replaces the initial weights, which are no result of training.
         decay = self.experiment.optimizer.averaging if step else 0.0
-        work = partial(self._work, judges=judges, decay=decay)
+        work = partial(self._step_on_device, decode_prototypes=decode_prototypes, decay=decay)
         if self.graph is None or len(batch) < self.experiment.batch_size:
             return work(batch)
-        return self.graph.run((judges, decay), batch, work)
+        return self.graph.run((decode_prototypes, decay), batch, work)
 
-    def _work(self, batch: Tensor, judges: bool, decay: float) -> Tensor:
+    def _step_on_device(self, batch: Tensor, decode_prototypes: bool, decay: float) -> Tensor:
         """All that a step does on the device, without waiting for it."""
         experiment, runtime = self.experiment, self.runtime
         pixels = augment_pixels(
@@ -215,25 +219,29 @@ class Trainer:
             to_unit_interval(pixels), experiment.augment, self.augment_generator
         )
         labels = self.train.labels[batch]
-        half = runtime.dtype != torch.float32
-        kind = runtime.device.type
+        autocast_on = runtime.dtype != torch.float32
+        device_type = runtime.device.type
         # A graph must not find a cast that was made outside of it.
-        with torch.autocast(kind, runtime.dtype, enabled=half, cache_enabled=self.graph is None):
-            terms, logits = self._terms(images, labels, judges)
+        with torch.autocast(
+            device_type, runtime.dtype, enabled=autocast_on, cache_enabled=self.graph is None
+        ):
+            terms, logits = self._terms(images, labels, decode_prototypes)
         loss = terms.total(experiment.loss)
         self._optimise(loss, decay)
         correct = (logits.argmax(dim=1) == labels).float().mean()
         return torch.stack([correct, loss, *terms]).detach()
 
-    def _terms(self, images: Tensor, labels: Tensor, judges: bool) -> tuple[LossTerms, Tensor]:
-        """All terms of the loss, those of the prototypes where `judges`, and the logits (N, K)."""
+    def _terms(
+        self, images: Tensor, labels: Tensor, decode_prototypes: bool
+    ) -> tuple[LossTerms, Tensor]:
+        """All loss terms, the decoded prototypes' where `decode_prototypes`; logits (N, K)."""
         weights = self.experiment.loss
         count = max(1, round(weights.reconstruction_share * len(images)))
         output = self.network(images, decode=count if weights.reconstruction else 0)
         terms = batch_terms(output, images, labels, weights.reconstruction_norm)
         if weights.diversity:
             terms = terms._replace(diversity=diversity(self.network.prototypes))
-        if not judges:
+        if not decode_prototypes:
             return terms, output.logits
         total = len(self.network.prototypes)
         chances = torch.rand(total, generator=self.augment_generator, device=images.device)
@@ -242,12 +250,12 @@ class Trainer:
 
     def _set_learning_rate(self, step: int) -> None:
         """Give every optimizer the learning rate of a step; a graph reads it from a tensor."""
-        rate = learning_rate(self.experiment.optimizer, step, self.total_steps)
+        lr = learning_rate(self.experiment.optimizer, step, self.total_steps)
         if self.graph is not None:
-            self.rate.fill_(rate)
+            self.learning_rate.fill_(lr)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate if self.graph is None else self.rate
+                group["lr"] = lr if self.graph is None else self.learning_rate
 
     def _optimise(self, loss: Tensor, decay: float) -> None:
         """Backward, clip, step, average."""
@@ -289,14 +297,14 @@ def fit(
     if checkpoint.exists():
         trainer.restore(read(checkpoint, "delete it to train from the start"))
         # The epoch may have been saved and not yet shown when the run was cut off.
-        hooks.on_epoch(trainer.history[-1], trainer.evaluated)
+        hooks.on_epoch(trainer.history[-1], trainer.kept_network)
     epochs = trainer.experiment.epochs
     while len(trainer.history) < epochs:
         record = trainer.run_epoch(hooks)
         if record.epoch % checkpoint_every == 0 or record.epoch == epochs:
             write_atomically(trainer.state(), checkpoint)
-        hooks.on_epoch(record, trainer.evaluated)
-    network = copy.deepcopy(trainer.evaluated)
+        hooks.on_epoch(record, trainer.kept_network)
+    network = copy.deepcopy(trainer.kept_network)
     network.load_state_dict(trainer.best_state)
     network = network.cpu().eval()
     if not trainer.experiment.model.project:

@@ -1,4 +1,4 @@
-"""Stage measure@<variant>: held-out accuracy and prototype quality; the test split is not read."""
+"""Stage measure@<variant>: validation accuracy and prototype quality, never the test split."""
 
 import argparse
 import json
@@ -10,10 +10,10 @@ import torch
 
 from protodl.core.config import LossConfig, load_params
 from protodl.core.machine import resolve_runtime
-from protodl.data.datasets import Split, hold_out, load_split
+from protodl.data.datasets import Split, load_split, split_validation
 from protodl.evaluation.accuracy import evaluate
 from protodl.evaluation.quality import measure_explanations, measure_judgement, measure_quality
-from protodl.network.cases import measure_reference
+from protodl.network.cases import measure_case_base
 from protodl.network.checkpoint import load_network
 from protodl.network.judge import Judge, load_judge
 from protodl.network.network import PrototypeNetwork
@@ -21,21 +21,21 @@ from protodl.network.network import PrototypeNetwork
 
 @torch.inference_mode()
 def measure(
-    network: PrototypeNetwork, weights: LossConfig, train: Split, held_out: Split, judge: Judge
+    network: PrototypeNetwork, weights: LossConfig, train: Split, validation: Split, judge: Judge
 ) -> dict[str, float]:
     """Accuracy and, where there are prototypes, all that the evaluate stage says of them.
 
     The accuracy is that of the network as it is now: after its prototypes were projected.
     """
     device = network.prototypes.device
-    result = evaluate(network, held_out, weights, device, decode=False)
+    result = evaluate(network, validation, weights, device, decode=False)
     metrics = {"validation_accuracy": result.accuracy}
     if network.config.distance == "none":
         return metrics
-    reference = measure_reference(network, train, held_out)
-    metrics |= measure_quality(network, reference).as_metrics()
-    metrics |= measure_judgement(network, judge, reference, train, held_out).as_metrics()
-    return metrics | measure_explanations(network, held_out)
+    case_base = measure_case_base(network, train, validation)
+    metrics |= measure_quality(network, case_base).as_metrics()
+    metrics |= measure_judgement(network, judge, case_base, train, validation).as_metrics()
+    return metrics | measure_explanations(network, validation)
 
 
 def measure_variant(options: argparse.Namespace) -> None:
@@ -43,12 +43,12 @@ def measure_variant(options: argparse.Namespace) -> None:
     params = load_params(options.params)
     settings, weights = params.training, params.experiment(options.row).loss
     split = load_split(options.data)
-    train, held_out = hold_out(split, settings.validation_size, settings.split_seed)
+    train, validation = split_validation(split, settings.validation_size, settings.split_seed)
     judge, device = load_judge(options.judge), resolve_runtime(settings).device
     seeds = []
     for seed in params.seeds:
         network = load_network(options.models / f"seed-{seed}.pt").to(device)
-        seeds.append(measure(network, weights, train, held_out, judge))
+        seeds.append(measure(network, weights, train, validation, judge))
     mean = {name: fmean(metrics[name] for metrics in seeds) for name in seeds[0]}
     options.metrics.parent.mkdir(parents=True, exist_ok=True)
     options.metrics.write_text(json.dumps({"mean": mean}, indent=1) + "\n", encoding="utf-8")

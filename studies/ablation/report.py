@@ -58,7 +58,7 @@ class Variant(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Held-out accuracy, a share."""
+        """Validation accuracy, a share."""
         return self.metrics["validation_accuracy"]
 
     def record(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ MEASURES = """\
 Independent agreement: the same, judged by a plain classifier that never saw a prototype or a \
 reconstruction. Case agreement: prototypes whose nearest training case has the prototype's class, \
 by its label and in that judge's verdict. Cycle identity: prototypes whose decoded picture, \
-encoded again, is nearest to themselves. Reconstruction agreement: held-out images whose \
+encoded again, is nearest to themselves. Reconstruction agreement: validation images whose \
 reconstruction gets the same prediction. Purity@25: share of the 25 nearest training cases that \
 have the prototype's class. On-manifold ratio: distance to the nearest training case over the \
 usual one among training cases. Duplicates: pairs of prototypes of one class that nearly coincide. \
@@ -134,9 +134,9 @@ when only the largest contribution counts. {dash}: there are no prototypes to me
 def introduction(variants: Sequence[Variant], params: Params) -> str:
     """What was compared, and how far a difference can be trusted."""
     bases = " and ".join(BASES.values())
-    held_out, seeds = params.training.validation_size, len(params.seeds)
+    validation, seeds = params.training.validation_size, len(params.seeds)
     noise = ", ".join(
-        f"{200 * math.sqrt(2 * v.accuracy * (1 - v.accuracy) / held_out):.1f} on "
+        f"{200 * math.sqrt(2 * v.accuracy * (1 - v.accuracy) / validation):.1f} on "
         f"{DATASETS[v.dataset].title}"
         for v in variants
         if v.short == "default"
@@ -144,7 +144,7 @@ def introduction(variants: Sequence[Variant], params: Params) -> str:
     return (
         f"Each row differs from the default of its data set in what is listed below the table, and "
         f"in nothing else; the defaults are the recipes {bases}, cut to {_epochs(variants)} "
-        f"epochs. Accuracy is that of the {held_out:,} held-out training images, which also chose "
+        f"epochs. Accuracy is that of the {validation:,} validation images, which also chose "
         f"each variant's epoch; the test split was not read. "
         f"{'One seed each' if seeds == 1 else f'Means over {seeds} seeds'}. Differences up to "
         f"about these percentage points can come from the choice of images alone (two standard "
@@ -159,7 +159,7 @@ def _epochs(variants: Sequence[Variant]) -> str:
 def table(variants: Sequence[Variant]) -> str:
     """All variants; a dash where a number has no meaning."""
     defaults = {v.dataset: v.accuracy for v in variants if v.short == "default"}
-    names = ["variant", "held-out accuracy (%)", "difference"]
+    names = ["variant", "validation accuracy (%)", "difference"]
     names += [heading for heading, _, _ in COLUMNS.values()]
     cells = [
         [
@@ -235,7 +235,7 @@ def compared(
     for variant in variants:
         if variant.experiment.model.distance != "none":
             network = load_network(models / variant.name / f"seed-{seed}.pt")
-            row = strongest(network, variant.short, f"held-out {100 * variant.accuracy:.2f} %")
+            row = strongest(network, variant.short, f"validation {100 * variant.accuracy:.2f} %")
             groups.setdefault(DATASETS[variant.dataset].title, []).append(row)
     return groups
 

@@ -38,7 +38,7 @@ class Mean(BaseModel):
 
 @dataclass(frozen=True)
 class Side:
-    """A row, with or without: held-out accuracy of each seed, quality as means over them."""
+    """A row, with or without: validation accuracy of each seed, quality as means over them."""
 
     accuracies: list[float]  # shares
     quality: dict[str, float]
@@ -104,7 +104,7 @@ def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> lis
 
 
 def selected(log: SeedLog) -> float:
-    """Held-out accuracy of the epoch that was kept; nothing changed the network after it."""
+    """Validation accuracy of the epoch that was kept; nothing changed the network after it."""
     return log.history[log.selected_epoch - 1].validation["accuracy"]
 
 
@@ -113,8 +113,8 @@ Each row of the table is compared with the same training without what was added 
 method for the sake of its explanations: the classification of decoded prototypes, the cycle \
 term and the diversity term have weight 0 (`loss.prototype_classification`, `.cycle`, \
 `.diversity`), and no prototype is moved afterwards (`model.project: false`). All else of \
-the recipe is the same, seeds, epochs and held-out images included. Accuracy is that of the \
-{held_out:,} held-out training images, which also chose the epoch on both sides; the test split \
+the recipe is the same, seeds, epochs and validation images included. Accuracy is that of the \
+{validation:,} validation images, which also chose the epoch on both sides; the test split \
 was not read."""
 READING = """\
 - Difference: mean accuracy with, less without, over seeds {seeds}, in percentage points; ± its \
@@ -125,7 +125,7 @@ initial weights, which says more where all have one sign.
 {ours}; without: {theirs}."""
 
 
-def page(pairs: Sequence[Pair], held_out: int, seeds: Sequence[int], sample: bool) -> str:
+def page(pairs: Sequence[Pair], validation: int, seeds: Sequence[int], sample: bool) -> str:
     """The study as a page in Markdown."""
     logs = [log for pair in pairs for log in pair.without.logs]
     words = READING.format(
@@ -135,13 +135,18 @@ def page(pairs: Sequence[Pair], held_out: int, seeds: Sequence[int], sample: boo
         theirs=hardware(logs),
     )
     heading = ["# What the explanations cost"] + ([SAMPLE_HEADING] if sample else [])
-    parts = [INTRODUCTION.format(held_out=held_out), table(pairs), verdict(pairs), quality(pairs)]
+    parts = [
+        INTRODUCTION.format(validation=validation),
+        table(pairs),
+        verdict(pairs),
+        quality(pairs),
+    ]
     return "\n\n".join([*heading, *parts, words]) + "\n"
 
 
 def table(pairs: Sequence[Pair]) -> str:
     """Accuracy of every row, with and without."""
-    names = ["row", "held-out, with (%)", "without (%)", "difference (points)", "seed by seed"]
+    names = ["row", "validation, with (%)", "without (%)", "difference (points)", "seed by seed"]
     cells = [
         [pair.row, percents(pair.with_), percents(pair.without), points(pair), by_seed(pair)]
         for pair in pairs
@@ -185,7 +190,7 @@ def points(pair: Pair) -> str:
 
 
 def by_seed(pair: Pair) -> str:
-    """The difference of each seed, whose initial weights and held-out images are the same."""
+    """The difference of each seed, whose initial weights and validation images are the same."""
     both = zip(pair.with_.accuracies, pair.without.accuracies, strict=True)
     return ", ".join(f"{100 * (ours - theirs):+.2f}" for ours, theirs in both)
 

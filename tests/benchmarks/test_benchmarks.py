@@ -218,7 +218,7 @@ def test_the_clock_sees_the_first_step_and_all_hooks(monkeypatch: pytest.MonkeyP
 def test_time_to_published_is_the_median_over_the_seeds(
     accuracy: float, seconds: float | None, reached: int, tmp_path: Path
 ) -> None:
-    """Held-out accuracy of seed s is 0.61 + s/1000 after 1.5 seconds, 0.62 + s/1000 after 3."""
+    """Validation accuracy of seed s is 0.61 + s/1000 after 1.5 seconds, 0.62 + s/1000 after 3."""
     params = row_files.write_params(tmp_path, {"a": {"dataset": "mnist"}}, seeds=(0, 1, 2))
     logs = [row_files.training(params, "a", seed) for seed in params.seeds]
     found = time_to_published(logs, accuracy, port_rate=1000)

@@ -1,4 +1,4 @@
-"""Split files, the held-out part and the scaling to [0, 1]."""
+"""Split files, the validation part and the scaling to [0, 1]."""
 
 import math
 import subprocess
@@ -16,9 +16,9 @@ from protodl.data.datasets import (
     DATASETS,
     DatasetError,
     Split,
-    hold_out,
     load_split,
     save_split,
+    split_validation,
     to_unit_interval,
 )
 
@@ -68,8 +68,8 @@ def test_a_split_is_read_and_divided_without_torchvision(tmp_path: Path) -> None
     save_split(make_split([6, 4]), tmp_path / "train.pt")
     loaded = python(
         "import sys; from pathlib import Path\n"
-        "from protodl.data.datasets import hold_out, load_split\n"
-        f"split = load_split(Path({str(tmp_path / 'train.pt')!r})); hold_out(split, 5)\n"
+        "from protodl.data.datasets import split_validation, load_split\n"
+        f"split = load_split(Path({str(tmp_path / 'train.pt')!r})); split_validation(split, 5)\n"
         "print(*sys.modules)"
     ).split()
     assert "torch" in loaded
@@ -200,7 +200,7 @@ def test_hold_out_is_an_exact_stratified_partition(
 ) -> None:
     split = make_split(counts)
     size = min(max(1, round(share * len(split))), len(split) - 1)
-    train, validation = hold_out(split, size, seed)
+    train, validation = split_validation(split, size, seed)
     assert (len(train), len(validation)) == (len(split) - size, size)
     assert sorted(numbers_of(train) + numbers_of(validation)) == list(range(len(split)))
     for label, count in enumerate(counts):
@@ -211,7 +211,7 @@ def test_hold_out_is_an_exact_stratified_partition(
 
 def test_hold_out_keeps_images_with_their_labels_and_in_order() -> None:
     split = make_split([50, 70, 30])
-    for part in hold_out(split, 40, seed=3):
+    for part in split_validation(split, 40, seed=3):
         numbers = numbers_of(part)
         assert numbers == sorted(numbers)
         assert torch.equal(part.labels, split.labels[numbers])
@@ -220,34 +220,34 @@ def test_hold_out_keeps_images_with_their_labels_and_in_order() -> None:
 def test_hold_out_depends_on_the_seed_alone() -> None:
     split = make_split([500, 700, 300])
     torch.manual_seed(1)
-    first = numbers_of(hold_out(split, 100, seed=3)[1])
+    first = numbers_of(split_validation(split, 100, seed=3)[1])
     torch.manual_seed(2)
-    assert numbers_of(hold_out(split, 100, seed=3)[1]) == first
-    assert numbers_of(hold_out(split, 100, seed=4)[1]) != first
+    assert numbers_of(split_validation(split, 100, seed=3)[1]) == first
+    assert numbers_of(split_validation(split, 100, seed=4)[1]) != first
 
 
 def test_hold_out_is_the_same_for_ever() -> None:
-    held_out = hold_out(make_split([20, 20, 20]), 6, seed=0)[1]
-    assert numbers_of(held_out) == [3, 25, 31, 44, 47, 49]
+    validation = split_validation(make_split([20, 20, 20]), 6, seed=0)[1]
+    assert numbers_of(validation) == [3, 25, 31, 44, 47, 49]
 
 
 def test_hold_out_leaves_the_global_random_state_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    hold_out(make_split([50, 70]), 20, seed=9)
+    split_validation(make_split([50, 70]), 20, seed=9)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_hold_out_copies() -> None:
     split = make_split([5, 5])
-    hold_out(split, 4)[0].images.fill_(255)
+    split_validation(split, 4)[0].images.fill_(255)
     assert int(split.images.max()) < 255
 
 
 @pytest.mark.parametrize("size", [-1, 0, 10, 11, 5000])
 def test_hold_out_refuses_impossible_sizes(size: int) -> None:
     with pytest.raises(ValueError, match=rf"validation_size = {size}: must be between 1 and 9"):
-        hold_out(make_split([5, 5]), size)
+        split_validation(make_split([5, 5]), size)
 
 
 def test_scaling_is_exact_for_every_pixel_value() -> None:

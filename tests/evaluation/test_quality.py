@@ -17,7 +17,7 @@ from protodl.evaluation.quality import (
     measure_quality,
     purity,
 )
-from protodl.network.cases import measure_reference
+from protodl.network.cases import measure_case_base
 from protodl.network.head import baseline, class_dominance, contributions, prototype_classes
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
@@ -118,7 +118,7 @@ def test_measured_on_a_network_whose_prototypes_are_its_cases() -> None:
     cases = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8, generator=generator)
     train = Split(cases.repeat_interleave(25, dim=0), torch.arange(10).repeat_interleave(25))
     network.set_prototypes(cases / 255)
-    quality = measure_quality(network, measure_reference(network, train, train))
+    quality = measure_quality(network, measure_case_base(network, train, train))
     assert quality.classes.tolist() == list(range(10))
     assert quality.mean_purity == 1.0
     assert quality.coverage == 10
@@ -172,13 +172,13 @@ def test_the_judge_sees_decoded_prototypes_their_cases_and_reconstructions() -> 
     # Brightness tells the class in every image but the last ten.
     levels = torch.cat([labels[:30], (labels[30:] + 1) % 10]) * 25.5 + 4
     images = (levels[:, None, None, None] + noise).clamp(max=255).to(torch.uint8)
-    train, held_out = Split(images, labels), Split(images[:20], labels[:20])
+    train, validation = Split(images, labels), Split(images[:20], labels[:20])
     chosen = torch.tensor([0, 1, 2, 3, 4, 35, 36, 37, 38, 9])
     network.set_prototypes(images[chosen] / 255)
 
     judge = BrightnessJudge("mnist").eval()
-    reference = measure_reference(network, train, held_out)
-    found = measure_judgement(network, judge, reference, train, held_out)
+    case_base = measure_case_base(network, train, validation)
+    found = measure_judgement(network, judge, case_base, train, validation)
 
     assert found.cases.tolist() == chosen.tolist()
     assert found.case_labels.tolist() == list(range(10))

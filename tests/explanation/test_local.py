@@ -22,7 +22,7 @@ from protodl.data.pictures import Input
 from protodl.explanation.gallery import choose_gallery
 from protodl.explanation.local import Model, explain, load, smallest_change
 from protodl.explanation.types import ChangeNeeded, Explanation
-from protodl.network.cases import measure_reference
+from protodl.network.cases import measure_case_base
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 from stages.prototypes import explain_gallery
 from tests.trained_project import ROOT, ROW, write_project
@@ -46,16 +46,16 @@ def _test(project: Path) -> Split:
 
 
 def untrained(brightest: int = 255, **config: object) -> Model:
-    """A colour network that was never trained, its reference measured on random images."""
+    """A colour network that was never trained, its case base measured on random images."""
     generator = torch.Generator().manual_seed(0)
     size = (60, 3, 32, 32)
     images = torch.randint(0, brightest + 1, size, dtype=torch.uint8, generator=generator)
     split = Split(images, torch.arange(60) % 10)
-    train, held_out = split.select(torch.arange(40)), split.select(torch.arange(40, 60))
+    train, validation = split.select(torch.arange(40)), split.select(torch.arange(40, 60))
     network = PrototypeNetwork(ModelConfig(encoder_init="he", **config), 3, 32).eval()  # type: ignore[arg-type]
     network.set_prototypes(train.images[: len(network.prototypes)] / 255)
-    reference = measure_reference(network, train, held_out)
-    return Model("colour", 0, DATASETS["cifar10"], network, reference, train)
+    case_base = measure_case_base(network, train, validation)
+    return Model("colour", 0, DATASETS["cifar10"], network, case_base, train)
 
 
 def logits_of(model: Model, image: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,7 @@ def test_every_prototype_stands_with_its_own_facts(model: Model, test: Split) ->
     with torch.no_grad():
         output = model.network(test.images[:1] / 255)
         again = model.network.decode_prototypes().numpy()
-        gaps = torch.cdist(model.network.prototypes, model.reference.codes).numpy()
+        gaps = torch.cdist(model.network.prototypes, model.case_base.codes).numpy()
     for reason in found.prototypes:
         p = reason.index
         assert reason.distance == pytest.approx(float(output.distances[0, p]), abs=1e-5)
@@ -226,9 +226,9 @@ def test_noise_is_out_of_distribution_and_held_out_images_are_not() -> None:
 
 
 def test_an_image_near_a_training_case_is_not_called_far(model: Model) -> None:
-    far = dataclasses.replace(model.reference, prototype_limit=0.0, case_limit=0.1)
+    far = dataclasses.replace(model.case_base, prototype_limit=0.0, case_limit=0.1)
     assert not explain(
-        dataclasses.replace(model, reference=far), model.train.images[0]
+        dataclasses.replace(model, case_base=far), model.train.images[0]
     ).out_of_distribution.flag
 
 
@@ -291,9 +291,9 @@ def test_the_words_name_the_largest_contributions(model: Model, test: Split) -> 
 
 
 def test_what_does_not_belong_together_is_refused(model: Model) -> None:
-    fewer = dataclasses.replace(model.reference, mean_distances=torch.ones(3))
+    fewer = dataclasses.replace(model.case_base, mean_distances=torch.ones(3))
     with pytest.raises(ValueError, match="another network"):
-        dataclasses.replace(model, reference=fewer)
+        dataclasses.replace(model, case_base=fewer)
     with pytest.raises(ValueError, match="training cases"):
         dataclasses.replace(model, train=model.train.select(torch.arange(5)))
 

@@ -17,7 +17,7 @@ from mlflow.pyfunc.scoring_server import invocations
 
 from protodl.core.config import ModelConfig
 from protodl.data.datasets import DATASETS
-from protodl.network.cases import Reference, nearest_cases, save_reference
+from protodl.network.cases import CaseBase, nearest_cases, save_case_base
 from protodl.network.checkpoint import save_network
 from protodl.network.head import baseline, contributions, prototype_classes
 from protodl.network.network import PrototypeNetwork
@@ -42,18 +42,18 @@ def network() -> PrototypeNetwork:
 
 @pytest.fixture(scope="module")
 @torch.inference_mode()
-def reference(network: PrototypeNetwork) -> Reference:
+def case_base(network: PrototypeNetwork) -> CaseBase:
     """Of noise, with limits that some other noise exceeds."""
     codes, shown = (network.encode(torch.from_numpy(images(count))) for count in (40, 300))
     distances = network.distances(shown)
     limits = distances.amin(dim=1).median(), nearest_cases(shown, codes, 1)[1].median()
-    return Reference(codes, torch.arange(40) % 10, distances.mean(dim=0), *map(float, limits))
+    return CaseBase(codes, torch.arange(40) % 10, distances.mean(dim=0), *map(float, limits))
 
 
 @pytest.fixture(scope="module")
 def folder(
     network: PrototypeNetwork,
-    reference: Reference,
+    case_base: CaseBase,
     tmp_path_factory: pytest.TempPathFactory,
     migrated_database: Path,
 ) -> Path:
@@ -65,7 +65,7 @@ def folder(
         params = write_params(root, {"clothes": row}, seeds=[0, 1])
         write_rows(root / "rows", params, {"clothes": [0.9, 0.8]})
         save_network(network, root / "models/clothes/seed-1.pt")
-        save_reference(reference, root / "models/references/clothes/seed-1.pt")
+        save_case_base(case_base, root / "models/references/clothes/seed-1.pt")
         sync_project(params, root / "rows", root / "models")
     (program,) = root.rglob("program.pt2")
     return program.parents[1]
@@ -87,14 +87,14 @@ def explain(
 @pytest.mark.parametrize("count", [1, 300])  # 300: more than are compared with the cases at once
 @torch.inference_mode()
 def test_the_answers_are_those_of_the_library(
-    count: int, model: PyFuncModel, network: PrototypeNetwork, reference: Reference
+    count: int, model: PyFuncModel, network: PrototypeNetwork, case_base: CaseBase
 ) -> None:
     answers = explain(model, images(count), NUM_PROTOTYPES)
     output = network(torch.from_numpy(images(count)), decode=False)
     weight = network.head.weight
-    parts = contributions(output.distances, reference.mean_distances, weight)
-    start = baseline(reference.mean_distances, weight, network.head.bias)
-    to_case = nearest_cases(output.codes, reference.codes, 1)[1][:, 0]
+    parts = contributions(output.distances, case_base.mean_distances, weight)
+    start = baseline(case_base.mean_distances, weight, network.head.bias)
+    to_case = nearest_cases(output.codes, case_base.codes, 1)[1][:, 0]
     assert len(answers) == count
     flags: list[bool] = []
     for n, answer in enumerate(answers):
@@ -129,8 +129,8 @@ def test_the_answers_are_those_of_the_library(
         near = strange["prototype_distance"] <= strange["prototype_limit"]
         near |= strange["case_distance"] <= strange["case_limit"]
         assert strange["flag"] == (not near)
-        assert strange["prototype_limit"] == pytest.approx(reference.prototype_limit, abs=1e-5)
-        assert strange["case_limit"] == pytest.approx(reference.case_limit, abs=1e-5)
+        assert strange["prototype_limit"] == pytest.approx(case_base.prototype_limit, abs=1e-5)
+        assert strange["case_limit"] == pytest.approx(case_base.case_limit, abs=1e-5)
         flags.append(strange["flag"])
     assert count == 1 or set(flags) == {False, True}
 

@@ -8,7 +8,7 @@ import torch
 from protodl.core.config import ModelConfig
 from protodl.core.files import CheckpointError
 from protodl.data.datasets import Split
-from protodl.network.cases import load_reference, measure_reference, nearest_cases, save_reference
+from protodl.network.cases import load_case_base, measure_case_base, nearest_cases, save_case_base
 from protodl.network.network import PrototypeNetwork
 
 
@@ -37,18 +37,18 @@ def test_one_percent_of_held_out_images_exceeds_the_limits(tmp_path: Path) -> No
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (1200, 1, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.arange(1200) % 10
-    train, held_out = Split(images[:200], labels[:200]), Split(images[200:], labels[200:])
+    train, validation = Split(images[:200], labels[:200]), Split(images[200:], labels[200:])
     network = PrototypeNetwork(ModelConfig(encoder_init="he"), channels=1, image_size=28).eval()
 
-    save_reference(measure_reference(network, train, held_out), tmp_path / "reference.pt")
-    reference = load_reference(tmp_path / "reference.pt")
+    save_case_base(measure_case_base(network, train, validation), tmp_path / "case_base.pt")
+    case_base = load_case_base(tmp_path / "case_base.pt")
 
     with torch.inference_mode():
-        codes = network.encode(held_out.images / 255)
+        codes = network.encode(validation.images / 255)
         distances = network.distances(codes)
-    assert (distances.amin(dim=1) > reference.prototype_limit).sum() == 10
-    assert (nearest_cases(codes, reference.codes, 1)[1] > reference.case_limit).sum() == 10
-    torch.testing.assert_close(reference.mean_distances, distances.mean(dim=0))
-    assert torch.equal(reference.labels, train.labels)
+    assert (distances.amin(dim=1) > case_base.prototype_limit).sum() == 10
+    assert (nearest_cases(codes, case_base.codes, 1)[1] > case_base.case_limit).sum() == 10
+    torch.testing.assert_close(case_base.mean_distances, distances.mean(dim=0))
+    assert torch.equal(case_base.labels, train.labels)
     with pytest.raises(CheckpointError, match="evaluate@"):
-        load_reference(tmp_path / "missing.pt")
+        load_case_base(tmp_path / "missing.pt")

@@ -144,7 +144,7 @@ def test_mixing_first_equals_the_layer_as_defined(
 ) -> None:
     torch.manual_seed(0)
     layer = kind(8, channels_out, size_in, size_out).double()
-    layer.spread = layer.spread.round(decimals=6)  # float32 cut them off
+    layer.resample_matrix = layer.resample_matrix.round(decimals=6)  # float32 cut them off
     inputs = torch.randn(3, 8, size_in, size_in, dtype=torch.float64, requires_grad=True)
     assert layer.bias is not None
     parameters = [inputs, layer.weight, layer.bias]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from protodl.data.datasets import Split, hold_out, load_split
+from protodl.data.datasets import Split, load_split, split_validation
 from protodl.data.download import download
 from protodl.evaluation.accuracy import evaluate
 from protodl.network.checkpoint import save_network
@@ -31,12 +31,12 @@ class Case:
         sample = ROOT / "data" / "sample"
         data = folder / "data"
         download("mnist", data, raw=folder, sample=sample, source="sample", progress=False)
-        train, held_out = hold_out(load_split(data / "train.pt"), 400, 0)
+        train, validation = split_validation(load_split(data / "train.pt"), 400, 0)
         experiment = params.experiment(ROW)
         torch.manual_seed(0)
         self.measures = stage.Measures(
             train,
-            held_out,
+            validation,
             load_split(data / "test.pt"),
             Judge("mnist").eval(),
             experiment.loss,

@@ -18,7 +18,7 @@ from protodl import tracking
 from protodl.cli import main
 from protodl.core.config import ModelConfig, Params
 from protodl.core.training_log import SeedLog
-from protodl.network.cases import Reference, save_reference
+from protodl.network.cases import CaseBase, save_case_base
 from protodl.network.checkpoint import save_network
 from protodl.network.network import Classifier, PrototypeNetwork
 from protodl.pipeline.demo import EXPERIMENT
@@ -392,22 +392,22 @@ def test_a_row_explains_by_its_best_seed_and_its_card_says_how_to_ask(
     best, other = accuracies
     network = PrototypeNetwork(ModelConfig(num_prototypes=1), 1, 28, 10).eval()
     codes = network.encode(torch.rand(5, 1, 28, 28)).detach()
-    reference = Reference(codes, torch.arange(5), torch.ones(1), 0.5, 0.5)
+    case_base = CaseBase(codes, torch.arange(5), torch.ones(1), 0.5, 0.5)
 
     references = models / "references"
     for row in accuracies:
         save_network(network, models / row / "seed-1.pt")
-    save_reference(reference, references / other / "seed-1.pt")
+    save_case_base(case_base, references / other / "seed-1.pt")
     sync_project(params, rows, models)
     expected = {best: (best, "1"), other: (other, "1"), "champion": (best, "1")}
     assert aliases("protodl-mnist") == expected
     assert aliases("protodl-mnist-explained") == {other: (other, "1")}  # and no other's champion
     compared = references / best / "seed-1.pt"
     compared.parent.mkdir()
-    compared.write_bytes(b"not a reference")
+    compared.write_bytes(b"not a case base")
     with pytest.raises(ResultsError, match=f"{compared}: cannot be read"):
         sync_project(params, rows, models)
-    save_reference(reference, compared)
+    save_case_base(case_base, compared)
     for _ in range(2):
         assert sync_project(params, rows, models) == ([], [])
         assert aliases("protodl-mnist") == aliases("protodl-mnist-explained") == expected

@@ -14,7 +14,7 @@ from PIL import Image
 
 from protodl.core.config import Experiment, Params, TrainingConfig, flatten, load_params
 from protodl.core.machine import resolve_runtime
-from protodl.data.datasets import Split, hold_out, load_split
+from protodl.data.datasets import Split, load_split, split_validation
 from protodl.data.download import download
 from protodl.network.checkpoint import save_network
 from protodl.network.judge import Judge
@@ -161,7 +161,7 @@ def _sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
     folder = tmp_path_factory.mktemp("mnist")
     raw, images = folder / "raw", ROOT / "data" / "sample"
     download("mnist", folder, source="sample", raw=raw, sample=images, progress=False)
-    return hold_out(load_split(folder / "train.pt"), 400, 0)
+    return split_validation(load_split(folder / "train.pt"), 400, 0)
 
 
 @pytest.fixture(name="reported", scope="module")
@@ -204,7 +204,7 @@ def test_the_table_says_what_was_measured(reported: Path) -> None:
     }
     for row in SMALL:
         accuracy = records[row]["metrics"]["validation_accuracy"]
-        assert table[row]["held-out accuracy (%)"] == f"{100 * accuracy:.2f}"
+        assert table[row]["validation accuracy (%)"] == f"{100 * accuracy:.2f}"
     purity = records["mnist-5-prototypes"]["metrics"]["purity25"]
     assert table["mnist-5-prototypes"]["purity@25"] == f"{purity:.2f}"
     assert table["mnist-5-prototypes"]["coverage"] == "5"
@@ -217,7 +217,7 @@ def test_the_table_says_what_was_measured(reported: Path) -> None:
 def test_a_layer_without_prototypes_has_dashes(reported: Path) -> None:
     plain = cells(reported)["mnist-plain-layer"]
     numbers = {name for name, cell in plain.items() if cell != report.NONE}
-    assert numbers == {"variant", "held-out accuracy (%)", "difference"}
+    assert numbers == {"variant", "validation accuracy (%)", "difference"}
 
 
 def test_the_page_says_what_each_variant_changes(reported: Path) -> None:

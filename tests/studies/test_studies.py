@@ -150,7 +150,7 @@ def _studies(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) 
     shutil.copy(migrated_database, studies.folder / "mlflow.db")
     done = studies.run("studies.run", "ablation", "-j", "2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "held-out accuracy" in done.stdout
+    assert "validation accuracy" in done.stdout
     return studies
 
 

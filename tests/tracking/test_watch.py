@@ -66,7 +66,7 @@ def test_without_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[s
     age = time.time() - psutil.Process().create_time()
     assert begun - 0.1 < float(said[1]) < age + 0.1
     assert lines[0] == (
-        "a seed 0: epoch 1/8  loss 0.123  train 0.9100  held-out 0.8765  4,321 images/s  ETA 1:27"
+        "a seed 0: epoch 1/8  loss 0.123  train 0.9100  validation 0.8765  4,321 images/s  ETA 1:27"
     )
     assert [line.rpartition(" ")[2] for line in lines[1:]] == [
         "1:15", "1:02", "0:50", "0:37", "0:25", "0:12", "0:00",
@@ -100,7 +100,7 @@ def test_what_was_trained_before_a_resume_is_not_speed(monkeypatch: pytest.Monke
             time.sleep(0.12)  # longer than the display's own interval
             hooks.on_step(20)
     text = terminal.getvalue()
-    assert "held-out 0.8765" in text
+    assert "validation 0.8765" in text
     last = text.rstrip().rpartition("\r")[2]
     assert "5.10k/10.0k" in last
     speeds = re.findall(r"([\d.]+)(k?) images/s", text)

@@ -176,11 +176,11 @@ def test_shuffle_momentum_averaging_and_clipping_are_used(tmp_path: Path) -> Non
         "prototype classification": {"loss": {"prototype_classification": 1.0}},
         "diversity": {"loss": {"diversity": 1.0}},
     }
-    reference = fit(trainer(Experiment.model_validate(base)), tmp_path / "base.pt", 1)
+    case_base = fit(trainer(Experiment.model_validate(base)), tmp_path / "base.pt", 1)
     for name, change in changes.items():
         experiment = Experiment.model_validate({**base, **change})
         changed = fit(trainer(experiment), tmp_path / f"{name}.pt", 1)
-        assert not same_weights(reference.network, changed.network), name
+        assert not same_weights(case_base.network, changed.network), name
 
 
 def test_bfloat16_keeps_weights_in_float32_and_agrees_roughly(

@@ -39,7 +39,7 @@ SPARE_COLOURS = (SKY, "#882255", "#44AA99", "#999933", "#332288")
 def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Figure:
     """Accuracy, loss terms and learning rate of each seed by epoch; dots mark the selected epochs.
 
-    Held-out images: full lines; augmented training images: thin ones. The accuracy axis is
+    Validation images: full lines; augmented training images: thin ones. The accuracy axis is
     logarithmic in the error, so that 98 and 99 % stand well apart. published: share in [0, 1].
     """
     _require(any(log.history for log in logs), "curves_figure: no log holds an epoch")
@@ -73,22 +73,22 @@ def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Fi
 
 def _draw_accuracy(axes: Axes, logs: Sequence[SeedLog], published: float | None) -> None:
     """Error on a turned logarithmic axis, labelled as accuracy in percent."""
-    ends: dict[str, list[float]] = {"held-out": [], "training": []}
+    ends: dict[str, list[float]] = {"validation": [], "training": []}
     strength = 1.0 if len(logs) == 1 else 0.6
     for log in (log for log in logs if log.history):
-        held_out = [(r.epoch, _error(r.validation["accuracy"])) for r in log.history]
+        validation = [(r.epoch, _error(r.validation["accuracy"])) for r in log.history]
         training = [(r.epoch, _error(r.train["accuracy"])) for r in log.history]
         _line(axes, training, ORANGE, 0.9, strength)
-        _line(axes, held_out, BLUE, 1.4, strength)
-        chosen = [point for point in held_out if point[0] == log.selected_epoch]
+        _line(axes, validation, BLUE, 1.4, strength)
+        chosen = [point for point in validation if point[0] == log.selected_epoch]
         for epoch, error in chosen:
             axes.plot(epoch, error, "o", color=BLUE, markersize=4.5, markeredgecolor="white",
                       zorder=5, clip_on=False, gid="selected")  # fmt: skip
-        ends["held-out"].append(held_out[-1][1])
+        ends["validation"].append(validation[-1][1])
         ends["training"].append(training[-1][1])
     axes.set_yscale("log")
     labels = [
-        (float(np.median(ends["held-out"])), "held-out", BLUE),
+        (float(np.median(ends["validation"])), "validation", BLUE),
         (float(np.median(ends["training"])), "training", "#B37A00"),
     ]
     if published is not None:
@@ -152,10 +152,10 @@ def _draw_term(
     strength = 1.0 if seeds == 1 else 0.6
     # A term that is not on yet is 0, which has no place on a logarithmic axis.
     training = [(r.epoch, r.train[name]) for r in history if r.train.get(name)]
-    held_out = [(r.epoch, r.validation[name]) for r in history if name in r.validation]
+    validation = [(r.epoch, r.validation[name]) for r in history if name in r.validation]
     _line(axes, training, colour, 0.6, strength * 0.7)
-    _line(axes, held_out, colour, 1.3, strength)
-    ends = held_out or training
+    _line(axes, validation, colour, 1.3, strength)
+    ends = validation or training
     return ends[-1][1] if ends else None
 
 

@@ -370,7 +370,7 @@ def test_curves_of_every_shape(accuracies: list[float], terms: dict[str, float])
     figure = curves.curves_figure([seed_log(0, accuracies, 1, **terms)])
     assert to_array(figure).min() < 100
     assert len(figure.axes[0].get_yticks()) >= 2
-    assert {"held-out", "training", "classification", *terms} - {"r1"} <= set(words(figure))
+    assert {"validation", "training", "classification", *terms} - {"r1"} <= set(words(figure))
 
 
 def test_curve_labels_do_not_meet() -> None:
