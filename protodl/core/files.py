@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 FORMAT = 1
 
 
@@ -15,6 +13,8 @@ class CheckpointError(ValueError):
 
 def write_atomically(data: Any, path: Path) -> None:
     """torch.save under a temporary name, then replace: a kill leaves the old file whole."""
+    import torch
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -31,6 +31,8 @@ def read(path: Path, remedy: str) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, damaged, or of another format; `remedy` says what to do.
     """
+    import torch
+
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

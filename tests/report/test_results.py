@@ -327,7 +327,7 @@ def test_the_published_numbers_have_a_source_and_a_protocol() -> None:
         assert all(0.5 < share < 1 for share in table.test_accuracy.values())
 
 
-@pytest.mark.parametrize("module", ["results", "tables", "sync"])
+@pytest.mark.parametrize("module", ["report.results", "report.tables", "tracking.project"])
 def test_importing_it_is_light(module: str) -> None:
     heavy = "{'mlflow', 'torch', 'numpy', 'matplotlib'}"
     code = f"import sys, protodl.{module}; print({heavy} & set(sys.modules))"
