@@ -310,7 +310,7 @@ class FlatDecoder(torch.nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         pixels: Tensor = self.layer(maps.flatten(1))
-        return pixels.sigmoid().unflatten(1, self.image_shape)
+        return pixels.sigmoid().view(-1, *self.image_shape)
 
 
 def test_an_encoder_and_a_decoder_are_a_class_and_an_entry_each(
