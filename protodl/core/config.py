@@ -2,13 +2,14 @@
 
 import difflib
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -18,6 +19,18 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
+
+# Encoders and decoders by name, each with the place of its class, `module:Class`. A new one needs
+# its class and its entry here; no module of the network is imported until a network is built.
+ENCODERS: dict[str, str] = {
+    "small": "protodl.network.layers:SmallEncoder",
+    "large": "protodl.network.layers:LargeEncoder",
+}
+DECODERS: dict[str, str] = {
+    "deconv": "protodl.network.layers:DeconvDecoder",
+    "upconv": "protodl.network.layers:UpsampleDecoder",
+}
 
 DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
 PresetName = Literal["paper", "port"]
@@ -82,11 +95,23 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _registered_in(registry: Mapping[str, str]) -> Callable[[Any], Any]:
+    """A validator that lets the names pass which stand in a registry when it is asked."""
+
+    def check(name: Any) -> Any:
+        if isinstance(name, str) and name in registry:
+            return name
+        text = _not_a_choice(str(name), list(registry))
+        raise PydanticCustomError("unknown_name", "{text}", {"text": text})
+
+    return check
+
+
 class ModelConfig(Section):
     """The network of one row."""
 
-    architecture: Literal["small", "large"] = "small"
-    decoder: Literal["deconv", "upconv"] = "deconv"
+    architecture: Annotated[str, BeforeValidator(_registered_in(ENCODERS))] = "small"
+    decoder: Annotated[str, BeforeValidator(_registered_in(DECODERS))] = "deconv"
     # Between the decoder's layers; `port`: sigmoid for an upconv decoder of grey images, else relu.
     decoder_activation: Literal["relu", "sigmoid", "port"] = "relu"
     num_prototypes: PositiveInt = 15
@@ -308,10 +333,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{key}: is missing; add it"
     if problem["type"] == "literal_error":
-        valid = _choices_at(location)
-        return f"{key} = {value!r}: not a valid choice{_nearest(str(value), valid)}; choices: " + (
-            ", ".join(valid)
-        )
+        return f"{key} = {value!r}: {_not_a_choice(str(value), _choices_at(location))}"
     if problem["type"] in ("model_type", "model_attributes_type"):
         valid = list(_section_at(location).model_fields)
         return f"{key} = {value!r}: should hold keys; valid keys: {', '.join(valid)}"
@@ -343,6 +365,10 @@ def _choices_at(location: list[Any]) -> list[str]:
     for choice in get_args(annotation):
         choices += [str(value) for value in get_args(choice)] or [str(choice)]
     return [choice for choice in choices if choice != "<class 'NoneType'>"]
+
+
+def _not_a_choice(word: str, valid: list[str]) -> str:
+    return f"not a valid choice{_nearest(word, valid)}; choices: {', '.join(valid)}"
 
 
 def _nearest(word: str, valid: list[str]) -> str:

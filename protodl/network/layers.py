@@ -1,4 +1,9 @@
-"""Encoder and decoders of Li et al. 2018.
+"""Encoders and decoders of Li et al. 2018, by name in `ENCODERS` and `DECODERS` of core.config.
+
+An encoder is a module that is built from the channels and the side length of the images. Its
+`shapes` are those of an image (C, H, W), of the maps between its layers, and of the code; it turns
+images (N, C, H, W) into maps of the last shape. A decoder is built from these shapes and turns such
+maps into images in [0, 1] again.
 
 Shapes: N images, C channels, H x W pixels, I channels in, O channels out.
 """
@@ -13,11 +18,7 @@ from torch import Tensor, nn
 
 from protodl.core.config import ModelConfig
 
-# Output channels of the four encoder convolutions.
-ENCODER_WIDTHS: dict[str, tuple[int, int, int, int]] = {
-    "small": (32, 32, 32, 10),
-    "large": (256, 128, 64, 32),
-}
+Shape = tuple[int, int, int]  # channels, height, width
 
 
 def layer_sizes(image_size: int, num_layers: int = 4) -> list[int]:
@@ -38,12 +39,20 @@ def layer_sizes(image_size: int, num_layers: int = 4) -> list[int]:
 
 
 class Encoder(nn.Module):
-    """Four 3x3 convolutions of stride 2, ReLU after each: (N, C, H, W) -> (N, width, h, w)."""
+    """3x3 convolutions of stride 2, ReLU after each: (N, C, H, W) -> (N, last width, h, w).
 
-    def __init__(self, channels: int, widths: Sequence[int]) -> None:
+    Raises:
+        ValueError: the images are too small (see `layer_sizes`).
+    """
+
+    widths: tuple[int, ...]  # output channels of each convolution
+
+    def __init__(self, channels: int, image_size: int) -> None:
         super().__init__()
+        widths, sizes = (channels, *self.widths), layer_sizes(image_size, len(self.widths))
+        self.shapes: list[Shape] = list(zip(widths, sizes, sizes, strict=True))
         self.layers = nn.ModuleList(
-            nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairwise((channels, *widths))
+            nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairwise(widths)
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -68,10 +77,22 @@ class Encoder(nn.Module):
         return images.contiguous(memory_format=torch.channels_last)
 
 
+class SmallEncoder(Encoder):
+    """The encoder of the paper's networks for grey images."""
+
+    widths = (32, 32, 32, 10)
+
+
+class LargeEncoder(Encoder):
+    """The wider encoder that the port has for CIFAR-10."""
+
+    widths = (256, 128, 64, 32)
+
+
 Activation = Literal["relu", "sigmoid"]
 
 
-def _hidden_activation(config: ModelConfig, channels: int) -> Activation:
+def hidden_activation(config: ModelConfig, channels: int) -> Activation:
     """The activation between decoder layers; the port's depends on decoder and colour."""
     if config.decoder_activation == "port":
         return "sigmoid" if config.decoder == "upconv" and channels == 1 else "relu"
@@ -193,22 +214,25 @@ class ResizeConv2d(nn.Conv2d):
 
 
 class Decoder(nn.Module):
-    """Four layers that enlarge the maps, sigmoid last; channels and sizes mirror the encoder's."""
+    """A layer for each of the encoder's, in the opposite order: it enlarges what that one shrank.
+
+    Args:
+        shapes: the encoder's, from the image to the code.
+        activation: between the layers; a sigmoid follows the last.
+    """
 
     layer: type[TransposedConv2d] | type[ResizeConv2d]
 
-    def __init__(
-        self, channels: Sequence[int], sizes: Sequence[int], activation: Activation
-    ) -> None:
+    def __init__(self, shapes: Sequence[Shape], activation: Activation) -> None:
         super().__init__()
         self.activation = activation
         self.layers = nn.ModuleList(
             self.layer(i, o, small, large)
-            for (i, o), (small, large) in zip(pairwise(channels), pairwise(sizes), strict=True)
+            for (i, small, _), (o, large, _) in pairwise(reversed(shapes))
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Decode maps (N, width, h, w) into images (N, C, H, W) in [0, 1]."""
+        """Decode maps (N, *code shape) into images (N, C, H, W) in [0, 1]."""
         for layer in self.layers[:-1]:
             maps = _activation(self.activation, layer(maps))
         return torch.sigmoid(self.layers[-1](maps))
@@ -224,9 +248,3 @@ class UpsampleDecoder(Decoder):
     """Bilinear resizes, each followed by a 3x3 convolution."""
 
     layer = ResizeConv2d
-
-
-DECODERS: dict[str, type[Decoder]] = {
-    "deconv": DeconvDecoder,
-    "upconv": UpsampleDecoder,
-}

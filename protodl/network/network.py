@@ -4,21 +4,16 @@ Shapes: N images, C channels, H x W pixels, D code size, P prototypes, K classes
 """
 
 import math
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protodl.core.config import ModelConfig
+from protodl.core.config import DECODERS, ENCODERS, ModelConfig
 from protodl.network.head import prototype_classes
-from protodl.network.layers import (
-    DECODERS,
-    ENCODER_WIDTHS,
-    Encoder,
-    _hidden_activation,
-    layer_sizes,
-)
+from protodl.network.layers import hidden_activation
 
 
 class NetworkOutput(NamedTuple):
@@ -28,6 +23,12 @@ class NetworkOutput(NamedTuple):
     reconstructions: Tensor | None  # (N, C, H, W) in [0, 1]
     distances: Tensor  # (N, P)
     codes: Tensor  # (N, D)
+
+
+def _class_at(place: str) -> Any:
+    """The class that stands at `module:Class`."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 class PrototypeNetwork(nn.Module):
@@ -46,15 +47,13 @@ class PrototypeNetwork(nn.Module):
         for name, number in {"channels": channels, "num_classes": num_classes}.items():
             if number < 1:
                 raise ValueError(f"{name} = {number}: must be at least 1")
-        widths = ENCODER_WIDTHS[config.architecture]
-        sizes = layer_sizes(image_size)
         self.config = config
         self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
-        self.code_shape = (widths[-1], sizes[-1], sizes[-1])
-        self.encoder = Encoder(channels, widths)
-        self.decoder = DECODERS[config.decoder](
-            (*reversed(widths), channels), sizes[::-1], _hidden_activation(config, channels)
-        )
+        self.encoder = _class_at(ENCODERS[config.architecture])(channels, image_size)
+        shapes = self.encoder.shapes
+        self.code_shape = shapes[-1]
+        activation = hidden_activation(config, channels)
+        self.decoder = _class_at(DECODERS[config.decoder])(shapes, activation)
         self.prototypes = nn.Parameter(
             torch.empty(config.num_prototypes, math.prod(self.code_shape)),
             requires_grad=config.train_prototypes,
@@ -159,12 +158,13 @@ class PrototypeNetwork(nn.Module):
         With the former biases decide the signs of the codes, and in every second channel of a
         narrow network the last ReLU lets nothing through, for any image, and never recovers.
         """
-        if self.config.encoder_init == "he":
-            for layer in self.encoder.layers:
-                assert isinstance(layer, nn.Conv2d)
-                assert layer.bias is not None
+        if self.config.encoder_init == "torch":
+            return
+        for layer in self.encoder.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def _initialise_head(self) -> None:
         """`uniform`: the paper; `kaiming`: torch's; `class`: prototype p is for class p mod K."""

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import yaml
 
+from protodl.core import config
 from protodl.core.config import PRESETS, ConfigError, DatasetName, Experiment, load_params
 from protodl.data.datasets import DATASETS
 
@@ -35,6 +36,14 @@ def load(tmp_path: Path, text: str) -> object:
         (("lr: 6e-4", "lr: .nan"), ["optimizer.lr = nan", "finite"]),
         (("dataset: mnist", "dataset: mnist, epochs: true"), ["one.epochs = True", "integer"]),
         (("dataset: mnist", "dataset: mnist, loss: {r1: -2}"), ["one.loss.r1 = -2"]),
+        (
+            ("dataset: mnist", "dataset: mnist, model: {decoder: decnov}"),
+            ["one.model.decoder = 'decnov': not a valid choice; did you mean 'deconv'?"],
+        ),
+        (
+            ("dataset: mnist", "dataset: mnist, model: {architecture: [huge]}"),
+            ["one.model.architecture = ['huge']: not a valid choice", "choices: small, large"],
+        ),
         (("dataset: mnist, ", ""), ["one.dataset: is missing"]),
         (("dataset: mnist", "dataset: mnist, preset: papre"), ["did you mean 'paper'?"]),
         (("one:", "One Row:"), ["row name 'One Row'"]),
@@ -104,6 +113,18 @@ def test_presets_are_the_two_published_variants_and_give_way_to_the_row() -> Non
     assert (changed.model.num_prototypes, changed.model.prototype_init) == (3, "xavier")
     for name in PRESETS:
         build(preset=name)
+
+
+def test_a_registered_encoder_or_decoder_is_a_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = GOOD.replace("dataset: mnist", "dataset: mnist, model: {architecture: a, decoder: b}")
+    with pytest.raises(ConfigError, match=r"decoder = 'b': not a valid choice"):
+        load(tmp_path, text)
+    monkeypatch.setitem(config.ENCODERS, "a", "nowhere:A")
+    monkeypatch.setitem(config.DECODERS, "b", "nowhere:B")
+    model = load_params(tmp_path / "params.yaml").experiment("one").model
+    assert (model.architecture, model.decoder) == ("a", "b")
 
 
 def test_the_choices_of_data_sets_are_the_data_sets() -> None:

@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protodl.core.config import ModelConfig
+from protodl.core import config
+from protodl.core.config import Experiment, ModelConfig
+from protodl.core.machine import Runtime
+from protodl.data.datasets import Split
+from protodl.network.checkpoint import load_network, save_network
 from protodl.network.layers import (
     DeconvDecoder,
     ResizeConv2d,
@@ -20,6 +24,7 @@ from protodl.network.layers import (
 )
 from protodl.network.losses import batch_terms
 from protodl.network.network import Classifier, PrototypeNetwork
+from protodl.training.trainer import Trainer, build_network, fit
 
 PARITY: dict[str, Any] = json.loads((Path(__file__).parent / "parity.json").read_text())
 # The two shapes whose numbers are not published with the others are built and run as well.
@@ -280,3 +285,53 @@ def test_without_distances_a_plain_layer_answers() -> None:
     output = network(images, decode=False)
     torch.testing.assert_close(output.distances, layer(network.encode(images)).relu())
     torch.testing.assert_close(output.logits, network.head(output.distances))
+
+
+class MeanEncoder(torch.nn.Module):
+    """A toy: the mean of each quarter of the image, and a linear layer on them."""
+
+    def __init__(self, channels: int, image_size: int) -> None:
+        super().__init__()
+        self.shapes = [(channels, image_size, image_size), (6, 1, 1)]
+        self.layer = torch.nn.Linear(4 * channels, 6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        codes: Tensor = self.layer(F.adaptive_avg_pool2d(images, 2).flatten(1))
+        return codes.relu()[..., None, None]
+
+
+class FlatDecoder(torch.nn.Module):
+    """A toy: one linear layer from the code to the pixels."""
+
+    def __init__(self, shapes: list[tuple[int, int, int]], activation: str) -> None:
+        super().__init__()
+        self.image_shape, self.activation = shapes[0], activation
+        self.layer = torch.nn.Linear(math.prod(shapes[-1]), math.prod(shapes[0]))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        pixels: Tensor = self.layer(maps.flatten(1))
+        return pixels.sigmoid().view(-1, *self.image_shape)
+
+
+def test_an_encoder_and_a_decoder_are_a_class_and_an_entry_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(config.ENCODERS, "mean", f"{__name__}:MeanEncoder")
+    monkeypatch.setitem(config.DECODERS, "flat", f"{__name__}:FlatDecoder")
+    model = ModelConfig(architecture="mean", decoder="flat", encoder_init="he")
+    experiment = Experiment(dataset="mnist", model=model, epochs=1, batch_size=10)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    split = Split(images, torch.arange(40) % 10)
+    network = build_network(experiment, split, 0)
+    assert isinstance(network.encoder, MeanEncoder) and isinstance(network.decoder, FlatDecoder)
+    assert not network.encoder.layer.bias.any()  # `he` reaches it too
+
+    runtime = Runtime(torch.device("cpu"), torch.float32, torch.channels_last, 1)
+    trainer = Trainer(network, split, split, experiment, runtime, 0)
+    trained = fit(trainer, tmp_path / "training.pt", 1).network
+    assert trained.encoder.layer.bias.any()
+    save_network(trained, tmp_path / "network.pt")
+    again = load_network(tmp_path / "network.pt")
+    assert again.prototypes.shape == (15, 6)
+    assert torch.equal(again.decode_prototypes(), trained.decode_prototypes())
