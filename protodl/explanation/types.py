@@ -1,9 +1,11 @@
 """What an explanation says, as plain data and in words."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from protodl.data.pictures import Array
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
 
 NAMED = 3  # prototypes at most in a sentence
 NAMED_SHARE = 0.1  # of the largest contribution, below which none is named
@@ -118,10 +120,10 @@ class Explanation:
     reconstruction: Array = field(compare=False, repr=False)  # (C, H, W) in [0, 1]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON has it."""
+        """Everything but the pictures as JSON has it, and the caption."""
         data: dict[str, Any] = _plain(self)
         data["nearest_cases_of_image"] = data.pop("nearest_cases")
-        return data
+        return {**data, "caption": self.caption}
 
     def __str__(self) -> str:
         change, limits = self.change_in_words, self.limits_in_words
@@ -136,6 +138,17 @@ class Explanation:
         return (
             f"{first.class_name} ({first.percent}), "
             f"then {second.class_name} ({second.percent}){truth}"
+        )
+
+    @property
+    def caption(self) -> str:
+        """What stands below a picture: prediction, label, runner-up, in or out of distribution."""
+        first, second = self.prediction, self.runner_up
+        label = "" if self.label is None else f", label {self.label}"
+        out = "Out" if self.out_of_distribution.flag else "Not out"
+        return (
+            f"Predicted {first.class_name} ({first.percent}){label}; "
+            f"runner-up {second.class_name} ({second.percent}). {out} of distribution."
         )
 
     @property

@@ -262,6 +262,11 @@ def test_json_holds_everything_but_the_pictures(model: Model, test: Split) -> No
     found = explain(model, test.images[0], label=int(test.labels[0]))
     data = found.as_dict()
     assert json.loads(json.dumps(data, allow_nan=False)) == data
+    first, second = found.prediction, found.runner_up
+    assert data["caption"] == (
+        f"Predicted {first.class_name} ({first.percent}), label {found.label}; "
+        f"runner-up {second.class_name} ({second.percent}). Not out of distribution."
+    )
     assert list(data["prediction"]) == ["index", "class", "probability", "logit"]
     assert data["label"] == str(int(test.labels[0]))
     assert len(data["prototypes"]) == 12
