@@ -24,7 +24,7 @@ from protodl.explanation.local import Model, explain, load, smallest_change
 from protodl.explanation.types import ChangeNeeded, Explanation
 from protodl.network.cases import measure_case_base
 from protodl.network.network import NetworkOutput, PrototypeNetwork
-from stages.prototypes import explain_gallery
+from protodl.report.sheets import explain_gallery
 from tests.trained_project import ROOT, ROW, write_project
 
 
