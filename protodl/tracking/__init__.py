@@ -7,7 +7,7 @@ record is a warning, never the end of a training, and `sync` adds later what is 
 from protodl.tracking.experiment_page import describe_experiment, link, serve_ui
 from protodl.tracking.live import Terminated, Tracker, start_seed
 from protodl.tracking.progress import watch
-from protodl.tracking.served import ExplainedModel, ServedModel, explained_name, registered_name
+from protodl.tracking.served import ServedModel, registered_name
 from protodl.tracking.store import (
     TrackingError,
     TrackingWarning,
@@ -28,7 +28,6 @@ from protodl.tracking.sync import (
 )
 
 __all__ = [
-    "ExplainedModel",
     "RowResult",
     "ServedModel",
     "Terminated",
@@ -39,7 +38,6 @@ __all__ = [
     "describe_row",
     "dvc_facts",
     "experiment_name",
-    "explained_name",
     "link",
     "log_evaluation",
     "log_pictures",

@@ -21,6 +21,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Run
+from mlflow.exceptions import MlflowException
 
 from protodl import tracking
 from protodl.core.config import ModelConfig
@@ -384,7 +385,7 @@ def test_an_interrupted_process_is_resumed_under_its_run_id(
     assert client().get_run(tracker.run_id).info.status == "FINISHED"
 
 
-def test_the_model_answers_any_batch_from_another_folder(
+def test_the_model_answers_any_batch_from_another_folder_also_beside_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = served()
@@ -397,12 +398,16 @@ def test_the_model_answers_any_batch_from_another_folder(
     assert expected.items() <= version.tags.items()
     copied = mlflow.artifacts.download_artifacts("models:/protodl-mnist/1", dst_path=str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for address in ("models:/protodl-mnist/1", copied):
+    for address, device in (("models:/protodl-mnist/1", "cpu"), (copied, "cuda")):
+        # MLflow takes cuda by default wherever torch sees a GPU.
+        monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", device)
         loaded = mlflow.pyfunc.load_model(address)
-        for size in (1, 100):
+        for size in (0, 1, 300):
             images = np.random.default_rng(size).random((size, 1, 28, 28), dtype=np.float32)
             scores = model.module(torch.from_numpy(images)).detach().numpy()
             np.testing.assert_allclose(loaded.predict(images), scores, rtol=1e-5, atol=1e-5)
+    with pytest.raises(MlflowException, match=r"pixels from .* to 25\d.*: must lie in \[0, 1\]"):
+        loaded.predict(255 * images)
     assert loaded.metadata.metadata["class_names"] == list("0123456789")
     assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 1, 28, 28)
     requirements = (Path(copied) / "requirements.txt").read_text()
