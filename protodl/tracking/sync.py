@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protodl.core.training_log import EpochRecord, SeedLog
-from protodl.tracking.page import NOTE, shortened
+from protodl.tracking.experiment_page import NOTE, shortened
 from protodl.tracking.runs import (
     SeedFacts,
     create_seed_run,
@@ -19,22 +19,19 @@ from protodl.tracking.runs import (
     recorded_epochs,
 )
 from protodl.tracking.served import (
-    ExplainedModel,
     ServedModel,
-    explained_name,
     find_versions,
-    log_explained,
     log_model,
     registered_name,
 )
 from protodl.tracking.store import (
     Store,
     experiment_name,
-    naming_failures,
-    now_ms,
-    observing,
     open_current,
+    raising_tracking_errors,
     tracking_uri,
+    unix_milliseconds,
+    warning_on_failure,
 )
 
 if TYPE_CHECKING:
@@ -50,8 +47,8 @@ class RowResult(NamedTuple):
     tags: dict[str, str]
 
 
-@naming_failures()
-def sync(
+@raising_tracking_errors()
+def sync_seeds(
     logs: Iterable[SeedLog],
     evaluations: Mapping[tuple[str, int], Mapping[str, float]],
     load_model: Callable[[SeedLog], ServedModel | None],
@@ -78,17 +75,13 @@ def sync(
             created.append(run.info.run_id)
         if metrics := evaluations.get((log.row, log.seed)):
             log_numbers(store, run.info.run_id, metrics)
-        facts, run_id = SeedFacts.of(log), run.info.run_id
-        there = find_versions(store, registered_name(facts.dataset), run_id)
-        if not there and (model := load_model(log)) is not None:
-            accuracy = _selected_accuracy(log)
-            log_model(store, facts, run_id, model, log.selected_epoch, accuracy)
+        _ensure_model(store, log, run.info.run_id, False, load_model)
     return created
 
 
-@naming_failures()
+@raising_tracking_errors()
 def sync_explained(
-    logs: Sequence[SeedLog], load_model: Callable[[SeedLog], ExplainedModel | None]
+    logs: Sequence[SeedLog], load_model: Callable[[SeedLog], ServedModel | None]
 ) -> None:
     """Add the explaining model of a row's best seed by validation accuracy, unless it is there.
 
@@ -103,18 +96,29 @@ def sync_explained(
     store = open_current()
     log = max(logs, key=_selected_accuracy)
     run, _ = _ensure_seed_run(store, log)
-    facts, run_id = SeedFacts.of(log), run.info.run_id
-    there = find_versions(store, explained_name(facts.dataset), run_id)
+    _ensure_model(store, log, run.info.run_id, True, load_model)
+
+
+def _ensure_model(
+    store: Store,
+    log: SeedLog,
+    run_id: str,
+    explains: bool,
+    load_model: Callable[[SeedLog], ServedModel | None],
+) -> None:
+    """Log and register a seed's model unless its run has it or its files are not here."""
+    facts = SeedFacts.of(log)
+    there = find_versions(store, registered_name(facts.dataset, explains), run_id)
     if not there and (model := load_model(log)) is not None:
         accuracy = _selected_accuracy(log)
-        log_explained(store, facts, run_id, model, log.selected_epoch, accuracy)
+        log_model(store, facts, run_id, model, log.selected_epoch, accuracy)
 
 
 def log_evaluation(
     log: SeedLog, metrics: Mapping[str, float], artifacts: Mapping[str, Any] | None = None
 ) -> None:
     """Record the evaluation of a seed in its run; `artifacts` are JSON contents by file name."""
-    with observing(f"the evaluation of {log.row} seed {log.seed}"):
+    with warning_on_failure(f"the evaluation of {log.row} seed {log.seed}"):
         store = open_current()
         run, _ = _ensure_seed_run(store, log)
         log_numbers(store, run.info.run_id, metrics)
@@ -138,18 +142,18 @@ def log_row(
         extra: numbers of the row itself, such as published_accuracy.
         tags: what is not a number, such as the seeds.
     """
-    with observing(f"the row {logs[0].row}"):
+    with warning_on_failure(f"the row {logs[0].row}"):
         store = open_current()
         parent = _parent(store, logs)
         spreads = {f"{name}_std": value for name, value in std.items()}
         log_numbers(store, parent, {**mean, **spreads, **extra})
-        for name, value in {**(tags or {}), "reported_ms": str(now_ms())}.items():
+        for name, value in {**(tags or {}), "reported_ms": str(unix_milliseconds())}.items():
             store.client.set_tag(parent, name, value)
 
 
 def log_pictures(logs: Sequence[SeedLog], pictures: Iterable[Path]) -> None:
     """Record a row's pictures in its run, under `pictures/`."""
-    with observing(f"the pictures of {logs[0].row}"):
+    with warning_on_failure(f"the pictures of {logs[0].row}"):
         store = open_current()
         parent = _parent(store, logs)
         for picture in pictures:
@@ -158,7 +162,7 @@ def log_pictures(logs: Sequence[SeedLog], pictures: Iterable[Path]) -> None:
 
 def describe_row(logs: Sequence[SeedLog], card: str) -> None:
     """Record a row's model card: in its run, and as the description of it and of its models."""
-    with observing(f"the model card of {logs[0].row}"):
+    with warning_on_failure(f"the model card of {logs[0].row}"):
         store = open_current()
         parent, text = _parent(store, logs), shortened(card)
         store.client.log_text(parent, card, "card.md")
@@ -176,7 +180,7 @@ def _parent(store: Store, logs: Sequence[SeedLog]) -> str:
     return str(parent)
 
 
-@naming_failures()
+@raising_tracking_errors()
 def read_results(rows: Iterable[str]) -> dict[str, list[RowResult]]:
     """Each row's results as `log_row` recorded them, one for each parent run, the latest first.
 
@@ -204,15 +208,14 @@ def _reported_ms(run: "Run") -> int:
     return int(run.data.tags.get("reported_ms", 0))
 
 
-class _Found(NamedTuple):
-    """A seed and its versions in the registry."""
+class _Registered(NamedTuple):
+    """A seed and its latest versions in the registry."""
 
     accuracy: float  # validation
-    version: str  # of the classifier
-    explained: str | None  # of the explaining model
+    versions: dict[bool, str]  # of the classifier (False), of the explaining model (True)
 
 
-@naming_failures()
+@raising_tracking_errors()
 def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
     """Point an alias at each row's best seed, and `champion` at that of the data set's best row.
 
@@ -229,14 +232,16 @@ def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
         TrackingError: the store cannot be opened or written.
     """
     store = open_current()
-    seeds: dict[str, dict[str, list[_Found]]] = defaultdict(lambda: defaultdict(list))
+    seeds: dict[str, dict[str, list[_Registered]]] = defaultdict(lambda: defaultdict(list))
     for log in logs:
         run_id, dataset = _ensure_seed_run(store, log)[0].info.run_id, SeedFacts.of(log).dataset
-        versions = find_versions(store, registered_name(dataset), run_id)
-        explained = find_versions(store, explained_name(dataset), run_id)
-        if versions:
-            seed = _Found(_selected_accuracy(log), versions[0], next(iter(explained), None))
-            seeds[dataset][log.row].append(seed)
+        found = {
+            explains: find_versions(store, registered_name(dataset, explains), run_id)
+            for explains in (False, True)
+        }
+        if found[False]:
+            latest = {explains: versions[0] for explains, versions in found.items() if versions}
+            seeds[dataset][log.row].append(_Registered(_selected_accuracy(log), latest))
     champions: dict[str, str] = {}
     for dataset, rows in seeds.items():
         for row, of_row in rows.items():
@@ -247,18 +252,18 @@ def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
     return champions
 
 
-def _set_alias(store: Store, dataset: str, alias: str, seeds: Sequence[_Found]) -> None:
+def _set_alias(store: Store, dataset: str, alias: str, seeds: Sequence[_Registered]) -> None:
     """Point an alias at the best of these seeds, in both of the data set's registered models."""
     if re.fullmatch(r"latest|v\d+", alias):
         return  # a row's name that MLflow keeps for itself
     ranked = sorted(seeds, key=lambda seed: seed.accuracy, reverse=True)
-    store.client.set_registered_model_alias(registered_name(dataset), alias, ranked[0].version)
-    name = explained_name(dataset)
-    explained = [seed.explained for seed in ranked if seed.explained is not None]
-    if explained:
-        store.client.set_registered_model_alias(name, alias, explained[0])
-    elif store.client.search_registered_models(f"name = '{name}'"):
-        store.client.delete_registered_model_alias(name, alias)  # no other row may stand for it
+    for explains in (False, True):
+        name = registered_name(dataset, explains)
+        versions = [seed.versions[explains] for seed in ranked if explains in seed.versions]
+        if versions:
+            store.client.set_registered_model_alias(name, alias, versions[0])
+        elif store.client.search_registered_models(f"name = '{name}'"):
+            store.client.delete_registered_model_alias(name, alias)  # no other row may stand for it
 
 
 def _ensure_seed_run(store: Store, log: SeedLog) -> "tuple[Run, bool]":

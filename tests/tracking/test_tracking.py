@@ -21,6 +21,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Run
+from mlflow.exceptions import MlflowException
 
 from protodl import tracking
 from protodl.core.config import ModelConfig
@@ -254,8 +255,8 @@ def test_a_store_that_cannot_be_opened_ends_no_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
     logs = [log.model_copy(update=ids), tracked]
-    (created,) = tracking.sync(logs, {}, no_model)
-    assert tracking.sync(logs, {}, no_model) == []
+    (created,) = tracking.sync_seeds(logs, {}, no_model)
+    assert tracking.sync_seeds(logs, {}, no_model) == []
     assert contents(created)["name"] == "a seed 1"
     assert client().get_run(created).data.tags["mlflow.parentRunId"] == tracked.parent_run_id
     tracking.log_row(logs, {"test_accuracy": 0.5}, {}, {})
@@ -286,7 +287,7 @@ def test_trouble_with_the_store_has_one_name(
         database.execute("DROP TABLE tags")
     database.close()
     with pytest.raises(tracking.TrackingError, match=r"mlflow.db cannot be used: .*tags"):
-        tracking.sync([log], {}, no_model)  # it was open already
+        tracking.sync_seeds([log], {}, no_model)  # it was open already
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
     with pytest.raises(tracking.TrackingError, match="check MLFLOW_TRACKING_URI"):
         tracking.read_results(["a"])
@@ -384,7 +385,7 @@ def test_an_interrupted_process_is_resumed_under_its_run_id(
     assert client().get_run(tracker.run_id).info.status == "FINISHED"
 
 
-def test_the_model_answers_any_batch_from_another_folder(
+def test_the_model_answers_any_batch_from_another_folder_also_beside_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = served()
@@ -397,12 +398,16 @@ def test_the_model_answers_any_batch_from_another_folder(
     assert expected.items() <= version.tags.items()
     copied = mlflow.artifacts.download_artifacts("models:/protodl-mnist/1", dst_path=str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for address in ("models:/protodl-mnist/1", copied):
+    for address, device in (("models:/protodl-mnist/1", "cpu"), (copied, "cuda")):
+        # MLflow takes cuda by default wherever torch sees a GPU.
+        monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", device)
         loaded = mlflow.pyfunc.load_model(address)
-        for size in (1, 100):
+        for size in (0, 1, 300):
             images = np.random.default_rng(size).random((size, 1, 28, 28), dtype=np.float32)
             scores = model.module(torch.from_numpy(images)).detach().numpy()
             np.testing.assert_allclose(loaded.predict(images), scores, rtol=1e-5, atol=1e-5)
+    with pytest.raises(MlflowException, match=r"pixels from .* to 25\d.*: must lie in \[0, 1\]"):
+        loaded.predict(255 * images)
     assert loaded.metadata.metadata["class_names"] == list("0123456789")
     assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 1, 28, 28)
     requirements = (Path(copied) / "requirements.txt").read_text()
@@ -419,12 +424,12 @@ def test_an_emptied_store_is_refilled_as_it_was(
         tracking.log_evaluation(log, metrics)
     live = [contents(log.run_id) for log in logs]
     parents = [contents(log.parent_run_id) for log in logs]
-    assert tracking.sync(logs, {("a", 0): metrics}, no_model) == []
+    assert tracking.sync_seeds(logs, {("a", 0): metrics}, no_model) == []
 
     shutil.copy(migrated_database, project / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'other.db'}")
     evaluations = {(log.row, log.seed): metrics for log in logs}
-    created = tracking.sync(logs, evaluations, no_model)
+    created = tracking.sync_seeds(logs, evaluations, no_model)
     times = {"test_accuracy"}  # evaluated when it was recorded
     assert [_without_times(contents(run), times) for run in created] == [
         _without_times(run, times) for run in live
@@ -436,7 +441,7 @@ def test_an_emptied_store_is_refilled_as_it_was(
         (log.start_ms, log.end_ms) for log in logs
     ]
     before = [contents(run.info.run_id) for run in all_runs()]
-    assert tracking.sync(logs, evaluations, no_model) == []
+    assert tracking.sync_seeds(logs, evaluations, no_model) == []
     assert [contents(run.info.run_id) for run in all_runs()] == before
     assert len(before) == 5
 
@@ -450,7 +455,7 @@ def _without_times(run: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def test_a_row_trained_further_after_a_refill_keeps_its_parent() -> None:
-    (run_id,) = tracking.sync([seed_log(seed=0)], {}, no_model)
+    (run_id,) = tracking.sync_seeds([seed_log(seed=0)], {}, no_model)
     parent = client().get_run(run_id).data.tags["mlflow.parentRunId"]
     assert train(seed_log(seed=1)).parent_run_id == parent
 
@@ -465,7 +470,7 @@ def test_sync_adds_lost_epochs_and_a_missing_model_once() -> None:
         return served()
 
     for _ in range(2):
-        assert tracking.sync([seed_log()], {}, load) == []
+        assert tracking.sync_seeds([seed_log()], {}, load) == []
     steps = [m.step for m in client().get_metric_history(tracker.run_id, "learning_rate")]
     assert steps == [1, 2, 3]
     assert asked == ["a"]
@@ -517,7 +522,7 @@ def test_the_champion_has_the_best_held_out_mean_of_its_data_set() -> None:
         seed_log("lucky", 1, 0.50),
         seed_log("clothes", 0, 0.10, **fashion),
     ]
-    tracking.sync(logs, {}, lambda _: served())
+    tracking.sync_seeds(logs, {}, lambda _: served())
     assert tracking.set_champions(logs) == {"mnist": "steady", "fashion-mnist": "clothes"}
     version = client().get_model_version_by_alias("protodl-mnist", "champion")
     assert (version.tags["row"], version.tags["seed"]) == ("steady", "1")
