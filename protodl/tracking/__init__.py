@@ -4,8 +4,9 @@ The only package that imports mlflow, and only when something is tracked. It obs
 record is a warning, never the end of a training, and `sync` adds later what is missing.
 """
 
+from protodl.tracking.experiment_page import describe_experiment, link, serve_ui
 from protodl.tracking.live import Terminated, Tracker, start_seed
-from protodl.tracking.page import describe_experiment, link, serve_ui
+from protodl.tracking.progress import watch
 from protodl.tracking.served import ExplainedModel, ServedModel, explained_name, registered_name
 from protodl.tracking.store import (
     TrackingError,
@@ -22,10 +23,9 @@ from protodl.tracking.sync import (
     log_row,
     read_results,
     set_champions,
-    sync,
     sync_explained,
+    sync_seeds,
 )
-from protodl.tracking.watch import watch
 
 __all__ = [
     "ExplainedModel",
@@ -49,8 +49,8 @@ __all__ = [
     "serve_ui",
     "set_champions",
     "start_seed",
-    "sync",
     "sync_explained",
+    "sync_seeds",
     "tracking_uri",
     "watch",
 ]

@@ -17,7 +17,13 @@ from protodl.tracking.runs import (
     recorded_pictures,
 )
 from protodl.tracking.served import ServedModel, find_versions, log_model, registered_name
-from protodl.tracking.store import Store, experiment_name, now_ms, observing, open_current
+from protodl.tracking.store import (
+    Store,
+    experiment_name,
+    open_current,
+    unix_milliseconds,
+    warning_on_failure,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +73,7 @@ class Tracker:
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
         if self._store is not None:
-            with observing(f"the end of {self._facts.row}"):
+            with warning_on_failure(f"the end of {self._facts.row}"):
                 for run_id in (self.run_id, self.parent_run_id):
                     self._store.client.set_terminated(run_id, status)
         if self._previous_handler is not None:
@@ -79,7 +85,7 @@ class Tracker:
         """Record an epoch, as one request; an epoch that the run already has is left as it is."""
         if self._store is None or record.epoch in self._epochs:
             return
-        with observing(f"epoch {record.epoch}"):
+        with warning_on_failure(f"epoch {record.epoch}"):
             self._store.client.log_batch(self.run_id, metrics=epoch_metrics(record))
 
     def log_picture(self, name: str, image: "npt.NDArray[np.uint8]", step: int) -> None:
@@ -89,14 +95,14 @@ class Tracker:
         """
         if self._store is None or (name, step) in self._pictures:
             return
-        with observing(f"picture {name} at step {step}"):
+        with warning_on_failure(f"picture {name} at step {step}"):
             self._store.client.log_image(self.run_id, image, key=name, step=step)
 
     def log_model(self, model: ServedModel, step: int, validation_accuracy: float) -> None:
         """Record and register the classifier of epoch `step`, unless the run already has one."""
         if self._store is None:
             return
-        with observing("the model"):
+        with warning_on_failure("the model"):
             name = registered_name(self._facts.dataset)
             if not find_versions(self._store, name, self.run_id):
                 log_model(self._store, self._facts, self.run_id, model, step, validation_accuracy)
@@ -131,13 +137,13 @@ def start_seed(
     facts = SeedFacts(
         row, seed, fingerprint, parameters, environment, data_digest, num_train, num_validation
     )
-    with observing(f"the start of {row} seed {seed}"):
+    with warning_on_failure(f"the start of {row} seed {seed}"):
         return _start(open_current(), facts)
     return Tracker(facts)
 
 
 def _start(store: Store, facts: SeedFacts) -> Tracker:
-    now = now_ms()
+    now = unix_milliseconds()
     parent = ensure_parent(store, facts, now)
     store.client.update_run(parent, status="RUNNING")
     runs = find_runs(store, kind="seed", fingerprint=facts.fingerprint)

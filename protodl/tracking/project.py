@@ -58,7 +58,7 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     logs = [log for row in files.values() for log in row.logs]
     evaluations = [seed for row in files.values() for seed in row.evaluations]
     metrics = {(seed.row, seed.seed): seed.metrics for seed in evaluations}
-    created = tracking.sync(logs, metrics, lambda log: load_served(models, log))
+    created = tracking.sync_seeds(logs, metrics, lambda log: load_served(models, log))
     for log, seed in zip(logs, evaluations, strict=True):
         details = {"confusion.json": seed.confusion, "prototypes.json": seed.prototypes}
         tracking.log_evaluation(log, seed.metrics, details)

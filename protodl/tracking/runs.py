@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from protodl.core.config import flatten
 from protodl.core.training_log import EpochRecord, SeedLog
 from protodl.data.datasets import DATASETS
-from protodl.tracking.store import Store, now_ms
+from protodl.tracking.store import Store, unix_milliseconds
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -160,7 +160,7 @@ def log_numbers(store: Store, run_id: str, numbers: Mapping[str, float]) -> None
     from mlflow.entities import Metric
 
     held = store.client.get_run(run_id).data.metrics
-    now = now_ms()
+    now = unix_milliseconds()
     new = [Metric(k, v, now, 0) for k, v in numbers.items() if not _same(held.get(k), v)]
     if new:
         store.client.log_batch(run_id, metrics=new)

@@ -103,7 +103,7 @@ def log_explained(
             run_id=run_id,
             model_id=logged.model_id,
             step=step,
-            python_model=str(Path(__file__).with_name("explaining.py")),
+            python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts=_write_artifacts(model, words, Path(folder)),
             input_example=(model.example, {"top": TOP}),
             signature=infer_signature(model.example, None, {"top": TOP}),

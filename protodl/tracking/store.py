@@ -65,7 +65,7 @@ def open_current() -> Store:
 
 
 @contextmanager
-def naming_failures() -> Iterator[None]:
+def raising_tracking_errors() -> Iterator[None]:
     """Turn what a store that was open raises into TrackingError; other errors pass."""
     try:
         yield
@@ -132,7 +132,7 @@ def _experiment(client: "MlflowClient", name: str, artifacts: Path | None) -> st
 
 
 @contextmanager
-def observing(what: str) -> Iterator[None]:
+def warning_on_failure(what: str) -> Iterator[None]:
     """Turn a failure to record into a warning."""
     try:
         yield
@@ -144,5 +144,5 @@ def observing(what: str) -> Iterator[None]:
         )
 
 
-def now_ms() -> int:
+def unix_milliseconds() -> int:
     return time.time_ns() // 1_000_000

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protodl.core.training_log import EpochRecord, SeedLog
-from protodl.tracking.page import NOTE, shortened
+from protodl.tracking.experiment_page import NOTE, shortened
 from protodl.tracking.runs import (
     SeedFacts,
     create_seed_run,
@@ -30,11 +30,11 @@ from protodl.tracking.served import (
 from protodl.tracking.store import (
     Store,
     experiment_name,
-    naming_failures,
-    now_ms,
-    observing,
     open_current,
+    raising_tracking_errors,
     tracking_uri,
+    unix_milliseconds,
+    warning_on_failure,
 )
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class RowResult(NamedTuple):
     tags: dict[str, str]
 
 
-@naming_failures()
-def sync(
+@raising_tracking_errors()
+def sync_seeds(
     logs: Iterable[SeedLog],
     evaluations: Mapping[tuple[str, int], Mapping[str, float]],
     load_model: Callable[[SeedLog], ServedModel | None],
@@ -86,7 +86,7 @@ def sync(
     return created
 
 
-@naming_failures()
+@raising_tracking_errors()
 def sync_explained(
     logs: Sequence[SeedLog], load_model: Callable[[SeedLog], ExplainedModel | None]
 ) -> None:
@@ -114,7 +114,7 @@ def log_evaluation(
     log: SeedLog, metrics: Mapping[str, float], artifacts: Mapping[str, Any] | None = None
 ) -> None:
     """Record the evaluation of a seed in its run; `artifacts` are JSON contents by file name."""
-    with observing(f"the evaluation of {log.row} seed {log.seed}"):
+    with warning_on_failure(f"the evaluation of {log.row} seed {log.seed}"):
         store = open_current()
         run, _ = _ensure_seed_run(store, log)
         log_numbers(store, run.info.run_id, metrics)
@@ -138,18 +138,18 @@ def log_row(
         extra: numbers of the row itself, such as published_accuracy.
         tags: what is not a number, such as the seeds.
     """
-    with observing(f"the row {logs[0].row}"):
+    with warning_on_failure(f"the row {logs[0].row}"):
         store = open_current()
         parent = _parent(store, logs)
         spreads = {f"{name}_std": value for name, value in std.items()}
         log_numbers(store, parent, {**mean, **spreads, **extra})
-        for name, value in {**(tags or {}), "reported_ms": str(now_ms())}.items():
+        for name, value in {**(tags or {}), "reported_ms": str(unix_milliseconds())}.items():
             store.client.set_tag(parent, name, value)
 
 
 def log_pictures(logs: Sequence[SeedLog], pictures: Iterable[Path]) -> None:
     """Record a row's pictures in its run, under `pictures/`."""
-    with observing(f"the pictures of {logs[0].row}"):
+    with warning_on_failure(f"the pictures of {logs[0].row}"):
         store = open_current()
         parent = _parent(store, logs)
         for picture in pictures:
@@ -158,7 +158,7 @@ def log_pictures(logs: Sequence[SeedLog], pictures: Iterable[Path]) -> None:
 
 def describe_row(logs: Sequence[SeedLog], card: str) -> None:
     """Record a row's model card: in its run, and as the description of it and of its models."""
-    with observing(f"the model card of {logs[0].row}"):
+    with warning_on_failure(f"the model card of {logs[0].row}"):
         store = open_current()
         parent, text = _parent(store, logs), shortened(card)
         store.client.log_text(parent, card, "card.md")
@@ -176,7 +176,7 @@ def _parent(store: Store, logs: Sequence[SeedLog]) -> str:
     return str(parent)
 
 
-@naming_failures()
+@raising_tracking_errors()
 def read_results(rows: Iterable[str]) -> dict[str, list[RowResult]]:
     """Each row's results as `log_row` recorded them, one for each parent run, the latest first.
 
@@ -212,7 +212,7 @@ class _Found(NamedTuple):
     explained: str | None  # of the explaining model
 
 
-@naming_failures()
+@raising_tracking_errors()
 def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
     """Point an alias at each row's best seed, and `champion` at that of the data set's best row.
 

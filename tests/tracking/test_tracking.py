@@ -254,8 +254,8 @@ def test_a_store_that_cannot_be_opened_ends_no_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
     logs = [log.model_copy(update=ids), tracked]
-    (created,) = tracking.sync(logs, {}, no_model)
-    assert tracking.sync(logs, {}, no_model) == []
+    (created,) = tracking.sync_seeds(logs, {}, no_model)
+    assert tracking.sync_seeds(logs, {}, no_model) == []
     assert contents(created)["name"] == "a seed 1"
     assert client().get_run(created).data.tags["mlflow.parentRunId"] == tracked.parent_run_id
     tracking.log_row(logs, {"test_accuracy": 0.5}, {}, {})
@@ -286,7 +286,7 @@ def test_trouble_with_the_store_has_one_name(
         database.execute("DROP TABLE tags")
     database.close()
     with pytest.raises(tracking.TrackingError, match=r"mlflow.db cannot be used: .*tags"):
-        tracking.sync([log], {}, no_model)  # it was open already
+        tracking.sync_seeds([log], {}, no_model)  # it was open already
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
     with pytest.raises(tracking.TrackingError, match="check MLFLOW_TRACKING_URI"):
         tracking.read_results(["a"])
@@ -419,12 +419,12 @@ def test_an_emptied_store_is_refilled_as_it_was(
         tracking.log_evaluation(log, metrics)
     live = [contents(log.run_id) for log in logs]
     parents = [contents(log.parent_run_id) for log in logs]
-    assert tracking.sync(logs, {("a", 0): metrics}, no_model) == []
+    assert tracking.sync_seeds(logs, {("a", 0): metrics}, no_model) == []
 
     shutil.copy(migrated_database, project / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'other.db'}")
     evaluations = {(log.row, log.seed): metrics for log in logs}
-    created = tracking.sync(logs, evaluations, no_model)
+    created = tracking.sync_seeds(logs, evaluations, no_model)
     times = {"test_accuracy"}  # evaluated when it was recorded
     assert [_without_times(contents(run), times) for run in created] == [
         _without_times(run, times) for run in live
@@ -436,7 +436,7 @@ def test_an_emptied_store_is_refilled_as_it_was(
         (log.start_ms, log.end_ms) for log in logs
     ]
     before = [contents(run.info.run_id) for run in all_runs()]
-    assert tracking.sync(logs, evaluations, no_model) == []
+    assert tracking.sync_seeds(logs, evaluations, no_model) == []
     assert [contents(run.info.run_id) for run in all_runs()] == before
     assert len(before) == 5
 
@@ -450,7 +450,7 @@ def _without_times(run: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def test_a_row_trained_further_after_a_refill_keeps_its_parent() -> None:
-    (run_id,) = tracking.sync([seed_log(seed=0)], {}, no_model)
+    (run_id,) = tracking.sync_seeds([seed_log(seed=0)], {}, no_model)
     parent = client().get_run(run_id).data.tags["mlflow.parentRunId"]
     assert train(seed_log(seed=1)).parent_run_id == parent
 
@@ -465,7 +465,7 @@ def test_sync_adds_lost_epochs_and_a_missing_model_once() -> None:
         return served()
 
     for _ in range(2):
-        assert tracking.sync([seed_log()], {}, load) == []
+        assert tracking.sync_seeds([seed_log()], {}, load) == []
     steps = [m.step for m in client().get_metric_history(tracker.run_id, "learning_rate")]
     assert steps == [1, 2, 3]
     assert asked == ["a"]
@@ -517,7 +517,7 @@ def test_the_champion_has_the_best_held_out_mean_of_its_data_set() -> None:
         seed_log("lucky", 1, 0.50),
         seed_log("clothes", 0, 0.10, **fashion),
     ]
-    tracking.sync(logs, {}, lambda _: served())
+    tracking.sync_seeds(logs, {}, lambda _: served())
     assert tracking.set_champions(logs) == {"mnist": "steady", "fashion-mnist": "clothes"}
     version = client().get_model_version_by_alias("protodl-mnist", "champion")
     assert (version.tags["row"], version.tags["seed"]) == ("steady", "1")

@@ -7,10 +7,10 @@ import sys
 
 from protodl.tracking.store import (
     Store,
-    naming_failures,
-    observing,
     open_current,
+    raising_tracking_errors,
     tracking_uri,
+    warning_on_failure,
 )
 
 VIEW_KEY = "results"
@@ -32,7 +32,7 @@ NOTE = "mlflow.note.content"  # tag that MLflow shows as the description
 
 def describe_experiment(markdown: str) -> None:
     """Make the results table the experiment's description, and prepare the results view."""
-    with observing("the experiment's description"):
+    with warning_on_failure("the experiment's description"):
         store = open_current()
         text = shortened(markdown)
         store.client.set_experiment_tag(store.experiment_id, NOTE, text)
@@ -70,7 +70,7 @@ def link(server: str) -> str:
     return f"{server.rstrip('/')}/#/experiments/{open_current().experiment_id}/runs?{query}"
 
 
-@naming_failures()
+@raising_tracking_errors()
 def serve_ui(port: int) -> None:
     """Print the link of the results view and become the MLflow server until it is interrupted.
 

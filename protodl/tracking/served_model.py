@@ -81,7 +81,9 @@ class ExplainingModel(PythonModel):
                 }
                 for index in strongest
             ],
-            "out_of_distribution": self._strangeness(float(distances.min()), float(case_distance)),
+            "out_of_distribution": self._compare_with_limits(
+                float(distances.min()), float(case_distance)
+            ),
         }
 
     def _named(
@@ -93,7 +95,9 @@ class ExplainingModel(PythonModel):
             "logit": _number(logits[label]),
         }
 
-    def _strangeness(self, prototype_distance: float, case_distance: float) -> dict[str, Any]:
+    def _compare_with_limits(
+        self, prototype_distance: float, case_distance: float
+    ) -> dict[str, Any]:
         """Whether an image lies farther from everything than 99 % of validation images do."""
         prototype_limit, case_limit = self.facts["prototype_limit"], self.facts["case_limit"]
         return {
