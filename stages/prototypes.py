@@ -21,7 +21,7 @@ from protodl.network.cases import load_case_base
 from protodl.network.checkpoint import load_network
 from protodl.report.figures import curves, matrices, prototypes, reasons
 from protodl.report.figures.page import save
-from protodl.report.results import load_published
+from protodl.report.published import load_published
 from protodl.report.sheets import write_explanation
 
 if TYPE_CHECKING:

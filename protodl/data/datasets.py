@@ -16,11 +16,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 class DatasetError(ValueError):
