@@ -9,7 +9,7 @@ from typing import Any
 
 from protodl.core.training_log import EpochRecord, SeedLog
 from protodl.pipeline.run import read_logs
-from protodl.report.results import load_published
+from protodl.report.published import load_published
 
 PORT_EPOCHS = 1500
 

@@ -19,7 +19,7 @@ from protodl.report.figures.curves import curves_figure
 from protodl.report.figures.matrices import confusion_figure
 from protodl.report.figures.page import save
 from protodl.report.pictures import network_figures
-from protodl.report.results import load_published
+from protodl.report.published import load_published
 from protodl.report.sheets import explain_gallery
 
 NUM_SHOWN = 1000  # validation images that the pictures are chosen from

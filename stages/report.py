@@ -4,15 +4,15 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from protodl.core.config import ConfigError, Params, load_params
-from protodl.report.cards import model_card
+from protodl.core.config import ConfigError, load_params
+from protodl.report.cards import write_cards
 from protodl.report.figures import reasons
 from protodl.report.html import html_report
-from protodl.report.results import ResultRow, ResultsError, read_row, read_rows
-from protodl.report.tables import PICTURES, results_page, shortfall
+from protodl.report.results import ResultsError, read_rows
+from protodl.report.results_page import overview_pictures, require_pictures, results_page
+from protodl.report.tables import shortfall
 from protodl.tracking.project import try_sync
 
 
@@ -25,7 +25,7 @@ def report(options: argparse.Namespace) -> None:
         Path(os.path.relpath(path, options.markdown.parent))
         for path in (options.rows, options.cards)
     )
-    data = [row.model_dump(mode="json") for row in rows]
+    data = [row.record() for row in rows]
     write_text(json.dumps(data, indent=1) + "\n", options.results)
     write_cards(rows, params, options.rows, options.cards)
     write_text(results_page(rows, params, pictures, cards), options.markdown)
@@ -38,34 +38,10 @@ def report(options: argparse.Namespace) -> None:
     try_sync(options.params, options.rows, options.models)
 
 
-def require_pictures(rows: Sequence[ResultRow], folder: Path) -> None:
-    """Make sure that everything the page shows is there; raises ResultsError."""
-    for row in rows:
-        for name in PICTURES:
-            path = folder / row.row / "pictures" / f"{name}.png"
-            if not path.is_file():
-                raise ResultsError(f"{path}: missing; run `dvc repro prototypes@{row.row}`")
-
-
-def write_cards(rows: Sequence[ResultRow], params: Params, folder: Path, cards: Path) -> None:
-    """Write the model card of each row."""
-    for row in rows:
-        card = model_card(row, read_row(row.row, params, folder), params)
-        write_text(card, cards / f"{row.row}.md")
-
-
 def write_text(text: str, path: Path) -> None:
     """Write a file, its folder too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def overview_pictures(rows: Sequence[ResultRow], folder: Path) -> list[Path]:
-    """The reasons of the first row of each data set."""
-    first: dict[str, str] = {}
-    for row in rows:
-        first.setdefault(row.dataset, row.row)
-    return [folder / row / "pictures" / "reasons.png" for row in first.values()]
 
 
 def main() -> int:

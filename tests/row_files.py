@@ -12,7 +12,7 @@ from PIL import Image
 
 from protodl.core.config import Params, load_params
 from protodl.core.training_log import EpochRecord, SeedLog
-from protodl.report.tables import PICTURES
+from protodl.report.results_page import PICTURES
 from stages.evaluate import summarise, write_json
 
 ENVIRONMENT = {

@@ -1,32 +1,24 @@
 """The report as one HTML page that needs nothing beside it: no network, no other file."""
 
+import json
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from protodl.core.config import Params
-from protodl.explanation.types import chance
+from protodl.report.cards import templates
 from protodl.report.results import ResultRow, ResultsError
-from protodl.report.tables import (
-    PICTURES,
-    Column,
-    columns,
-    how_made,
-    protocol,
-    row_facts,
-    shortfall,
-)
+from protodl.report.results_page import PICTURES, how_made, row_facts
+from protodl.report.tables import Column, below, protocol, tables
 
-OPEN = ("reasons", "prototypes", "samples")  # of PICTURES; the others unfold
+OPEN = ("reasons", "samples", "prototypes")  # of PICTURES; the others unfold
 KINDS = {  # of explained test images, in the order of the page
     "correct": "Right, by the largest margins",
     "borderline": "Close calls: the smallest margins between two classes",
@@ -60,45 +52,12 @@ class Picture:
         return cls(source, width, height, text, caption)
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class _Outcome(_Read):
-    name: str = Field(alias="class")
-    probability: float
-
-    def __str__(self) -> str:
-        return f"{self.name} ({chance(self.probability)})"
-
-
-class _Strangeness(_Read):
-    flag: bool
-
-
-class _Explanation(_Read):
-    """An explanation's JSON, as far as its caption tells of it."""
-
-    prediction: _Outcome
-    runner_up: _Outcome
-    label: str | None
-    out_of_distribution: _Strangeness
-
-    def caption(self) -> str:
-        label = "" if self.label is None else f", label {self.label}"
-        strange = "Out" if self.out_of_distribution.flag else "Not out"
-        return (
-            f"Predicted {self.prediction}{label}; runner-up {self.runner_up}. "
-            f"{strange} of distribution."
-        )
-
-
 @dataclass(frozen=True)
 class Section:
     """What the page shows of one row; text as HTML."""
 
-    row: ResultRow
-    figures: list[tuple[str, str]]  # headings and cells of the row's line in the table
+    row: str
+    cells: dict[str, list[tuple[str, str]]]  # headings and cells of the row by table
     facts: list[Markup]
     open: list[Picture]
     folded: list[Picture]
@@ -122,39 +81,42 @@ def html_report(
         ResultsError: a file is not what its name says.
         OSError: a picture is missing.
     """
-    environment = Environment(
-        loader=PackageLoader("protodl.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    shown = columns(rows)
+    shown = tables(rows)
     head = "One image of each data set, its reconstruction, and the prototypes it was recognised by"
-    return environment.get_template("report.html").render(
-        protocol=_inline(protocol(rows)),
-        shortfall=shortfall(rows),
-        overview=Picture.read(overview, head),
-        columns=[(column.heading, _inline(column.meaning)) for column in shown],
-        lines=[(row, [column.cell(row) for column in shown]) for row in rows],
-        how=[_inline(fact) for fact in how_made(rows)],
-        sections=[
-            _section(row, params, folder / row.row, cards / f"{row.row}.md", shown) for row in rows
-        ],
+    return (
+        templates(autoescape=True)
+        .get_template("report.html")
+        .render(
+            protocol=_inline(protocol(rows)),
+            below=below(rows),
+            overview=Picture.read(overview, head),
+            tables={
+                title: [(column.heading, _inline(column.meaning)) for column in columns]
+                for title, columns in shown.items()
+            },
+            how=[_inline(fact) for fact in how_made(rows)],
+            sections=[
+                _section(row, params, folder / row.row, cards / f"{row.row}.md", shown)
+                for row in rows
+            ],
+        )
     )
 
 
 def _section(
-    row: ResultRow, params: Params, folder: Path, card: Path, shown: Sequence[Column]
+    row: ResultRow, params: Params, folder: Path, card: Path, shown: Mapping[str, Sequence[Column]]
 ) -> Section:
     pictures = {
         name: Picture.read(folder / "pictures" / f"{name}.png", f"{row.row}: {caption}", caption)
         for name, caption in PICTURES.items()
     }
     return Section(
-        row=row,
-        figures=[(column.heading, column.cell(row)) for column in shown],
-        facts=[_inline(fact) for fact in row_facts(row, params.experiment(row.row))],
+        row=row.row,
+        cells={
+            title: [(column.heading, column.cell(row)) for column in columns]
+            for title, columns in shown.items()
+        },
+        facts=[_inline(fact) for fact in row_facts(row, params)],
         open=[picture for name, picture in pictures.items() if name in OPEN],
         folded=[picture for name, picture in pictures.items() if name not in OPEN],
         gallery=list(_gallery(folder / "explanations")),
@@ -173,11 +135,10 @@ def _gallery(folder: Path) -> Iterator[tuple[str, list[Picture]]]:
 
 def _explained(path: Path) -> Picture:
     try:
-        explanation = _Explanation.model_validate_json(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValidationError) as error:
+        caption = str(json.loads(path.read_text(encoding="utf-8"))["caption"])
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ResultsError(f"{path}: is no explanation ({reason}); run `dvc repro`") from None
-    caption = explanation.caption()
     return Picture.read(path.with_suffix(".png"), f"Explanation: {caption}", caption)
 
 

@@ -8,15 +8,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from protodl.core.config import Experiment, Params, flatten
 from protodl.core.training_log import UNTRACKED, Record, SeedLog
+from protodl.evaluation.measures import MEASURES, Place, measures, select
+from protodl.report.published import load_published
 
-Source = Literal["full", "sample"]
+DataSource = Literal["full", "sample"]
+MEASURES_BEFORE: dict[str, tuple[Place, ...]] = {  # where measures stand among a row's other facts
+    "published_accuracy": ("accuracy",),
+    "num_epochs": ("explanations", "training"),
+}
 
 
 class ResultsError(ValueError):
@@ -24,7 +29,7 @@ class ResultsError(ValueError):
 
 
 class ResultRow(Record):
-    """One row of the table; accuracies, agreement and purity are shares, 1 is all."""
+    """One row of the table; `mean`, `std` and `min` are over the seeds, by name of the measure."""
 
     row: str
     dataset: str
@@ -34,55 +39,43 @@ class ResultRow(Record):
     num_seeds: int
     seeds: tuple[int, ...]
     selected_epochs: tuple[int, ...]  # of each seed, by validation accuracy
-    test_accuracy_mean: float
-    test_accuracy_std: float  # over seeds; 0 for a single one
-    validation_accuracy_mean: float  # of the selected epochs
-    published_accuracy: float | None
+    mean: dict[str, float]
+    std: dict[str, float]  # 0 for a single seed
+    min: dict[str, int]  # of the counts of which the worst seed is shown
+    published_accuracy: float | None  # a share
     difference: float | None  # ours - published; None also on the sample
-    decode_agreement_mean: float
-    cycle_identity_mean: float
-    reconstruction_agreement_mean: float
-    independent_agreement_mean: float
-    independent_reconstruction_agreement_mean: float  # its ceiling
-    case_agreement_mean: float
-    purity25_mean: float
-    coverage_min: int  # classes with a prototype, in the worst seed
-    train_seconds_mean: float  # of one seed
     num_epochs: int
     unprojected: dict[str, float]  # means of the same networks before; empty unless model.project
     run_id: str  # the row's run in MLflow, the parent of its seeds' runs; or UNTRACKED
-    data_source: Source
+    data_source: DataSource
     environment: dict[str, str]  # hardware and versions; several values are separated by " / "
+
+    def value(self, name: str) -> float:
+        """What is shown of a measure: its mean over the seeds, or the worst seed's."""
+        summary: dict[str, float] = getattr(self, MEASURES[name].over_seeds[0])
+        return summary[name]
+
+    def record(self) -> dict[str, Any]:
+        """The row as it stands in results.json."""
+        facts = self.model_dump(mode="json", exclude={"mean", "std", "min"})
+        record: dict[str, Any] = {}
+        for name, value in facts.items():
+            record |= self._numbers(*MEASURES_BEFORE.get(name, ()))
+            record[name] = value
+        return record
+
+    def _numbers(self, *places: Place) -> dict[str, float]:
+        return {
+            f"{measure.name}_{summary}": getattr(self, summary)[measure.name]
+            for measure in measures(*places)
+            for summary in measure.over_seeds
+        }
 
     @property
     def reaches_published(self) -> bool | None:
         """Whether the published number is reached; None where there is none to compare with."""
         # Rounded: a mean over seeds may lie a rounding error below the number it equals.
         return None if self.difference is None else round(self.difference, 9) >= 0
-
-
-# --- published numbers --------------------------------------------------------------------------
-
-
-class PublishedTable(Record):
-    """Numbers that others published, with where and how."""
-
-    source: str
-    protocol: str
-    test_accuracy: dict[str, float]
-
-
-class Published(Record):
-    """The content of published.yaml."""
-
-    port: PublishedTable  # by row
-    paper: PublishedTable  # by data set
-
-
-def load_published() -> Published:
-    """Read the published numbers."""
-    text = Path(__file__).with_name("published.yaml").read_text(encoding="utf-8")
-    return Published.model_validate(yaml.safe_load(text))
 
 
 # --- from the pipeline's files ------------------------------------------------------------------
@@ -99,11 +92,6 @@ class SeedEvaluation(BaseModel):
     confusion: list[list[int]]
     prototypes: dict[str, list[Any]]
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read an evaluation; raises pydantic's ValidationError where the file is not one."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
-
 
 class Metrics(BaseModel):
     """A row's metrics.json."""
@@ -114,11 +102,6 @@ class Metrics(BaseModel):
     mean: dict[str, float]
     std: dict[str, float]
     unprojected: dict[str, float]
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read the metrics; raises pydantic's ValidationError where the file holds others."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -158,17 +141,12 @@ def read_row(row: str, params: Params, folder: Path) -> RowFiles:
     return files
 
 
-class _Readable(Protocol):
-    @classmethod
-    def read(cls, path: Path) -> Self: ...
-
-
-_File = TypeVar("_File", bound=_Readable)
+_File = TypeVar("_File", bound=BaseModel)
 
 
 def _read(kind: type[_File], path: Path, row: str) -> _File:
     try:
-        return kind.read(path)
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultsError(
             f"{path}: missing: row {row!r} has no result for these parameters; run `dvc repro`"
@@ -188,7 +166,7 @@ def _differences(row: str, params: Params, files: RowFiles) -> Iterable[str]:
         yield from differing_parameters(log.parameters, params.experiment(row))
         if log.num_validation != params.training.validation_size:
             held, wanted = log.num_validation, params.training.validation_size
-            yield f"{held} images were held out, training.validation_size is {wanted}"
+            yield f"{held} images were kept for validation, training.validation_size is {wanted}"
         if not _same(evaluation.metrics, log.train_seconds):
             yield f"seed {log.seed} was trained after it was evaluated"
     seconds = fmean(log.train_seconds for log in files.logs)
@@ -204,42 +182,50 @@ def differing_parameters(recorded: Mapping[str, Any], experiment: Experiment) ->
             yield f"it was trained with {key} = {theirs.get(key)}, params.yaml has {ours.get(key)}"
 
 
+def differences(experiment: Experiment, base: Experiment) -> dict[str, str]:
+    """The parameters of an experiment that are not those of another one, flat."""
+    theirs = flatten(base.model_dump())
+    ours = flatten(experiment.model_dump())
+    return {key: value for key, value in ours.items() if value != theirs.get(key)}
+
+
 def _same(metrics: Mapping[str, float], train_seconds: float) -> bool:
     """Whether metrics belong to a training: no two trainings take equally long."""
     return math.isclose(metrics.get("train_seconds", math.nan), train_seconds, rel_tol=1e-12)
 
 
 def result_row(row: str, params: Params, files: RowFiles) -> ResultRow:
-    """Sum up what `read_row` has read of a row."""
-    model = params.experiment(row).model
-    accuracy = _metric(files.metrics.mean, "test_accuracy", row)
+    """Sum up what `read_row` has read of a row.
+
+    Raises:
+        ResultsError: a measure of the table was not taken.
+    """
+    experiment = params.experiment(row)
+    try:
+        mean, std = select(files.metrics.mean), select(files.metrics.std)
+        seeds = [select(seed.metrics) for seed in files.evaluations]
+    except KeyError as error:
+        raise ResultsError(f"row {row!r}: its metrics lack {error}; run `dvc repro`") from error
     published = load_published().port.test_accuracy.get(row)
     comparable = published if params.data.source == "full" else None
     return ResultRow(
         row=row,
-        dataset=params.experiment(row).dataset,
-        architecture=model.architecture,
-        decoder=model.decoder,
-        num_prototypes=model.num_prototypes,
+        dataset=experiment.dataset,
+        architecture=experiment.model.architecture,
+        decoder=experiment.model.decoder,
+        num_prototypes=experiment.model.num_prototypes,
         num_seeds=len(files.logs),
         seeds=tuple(log.seed for log in files.logs),
         selected_epochs=tuple(log.selected_epoch for log in files.logs),
-        test_accuracy_mean=accuracy,
-        test_accuracy_std=_metric(files.metrics.std, "test_accuracy", row),
-        validation_accuracy_mean=_metric(files.metrics.mean, "validation_accuracy", row),
+        mean=mean,
+        std=std,
+        min={
+            name: int(min(seed[name] for seed in seeds))
+            for name in mean
+            if MEASURES[name].of_worst_seed
+        },
         published_accuracy=published,
-        difference=None if comparable is None else accuracy - comparable,
-        decode_agreement_mean=_metric(files.metrics.mean, "decode_agreement", row),
-        cycle_identity_mean=_metric(files.metrics.mean, "cycle_identity", row),
-        reconstruction_agreement_mean=_metric(files.metrics.mean, "reconstruction_agreement", row),
-        independent_agreement_mean=_metric(files.metrics.mean, "independent_agreement", row),
-        independent_reconstruction_agreement_mean=_metric(
-            files.metrics.mean, "independent_reconstruction_agreement", row
-        ),
-        case_agreement_mean=_metric(files.metrics.mean, "case_agreement", row),
-        purity25_mean=_metric(files.metrics.mean, "purity25", row),
-        coverage_min=int(min(_metric(seed.metrics, "coverage", row) for seed in files.evaluations)),
-        train_seconds_mean=_metric(files.metrics.mean, "train_seconds", row),
+        difference=None if comparable is None else mean["test_accuracy"] - comparable,
         num_epochs=max(log.num_epochs for log in files.logs),
         unprojected=files.metrics.unprojected,
         run_id=_run_id(files.logs),
@@ -251,12 +237,6 @@ def result_row(row: str, params: Params, files: RowFiles) -> ResultRow:
 def _run_id(logs: Iterable[SeedLog]) -> str:
     ids = (log.parent_run_id for log in logs)
     return next((run_id for run_id in ids if run_id != UNTRACKED), UNTRACKED)
-
-
-def _metric(metrics: Mapping[str, float], name: str, row: str) -> float:
-    if name not in metrics:
-        raise ResultsError(f"row {row!r}: its metrics lack {name}; run `dvc repro`")
-    return metrics[name]
 
 
 def _environment(logs: Iterable[SeedLog]) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 
+from protodl.evaluation.measures import measures
 from protodl.tracking.store import (
     Store,
     open_current,
@@ -14,17 +15,6 @@ from protodl.tracking.store import (
 )
 
 VIEW_KEY = "results"
-VIEW_COLUMNS = (  # metrics of row and seed runs that the prepared view shows, in this order
-    "test_accuracy",
-    "test_accuracy_std",
-    "validation_accuracy",
-    "published_accuracy",
-    "difference",
-    "num_seeds",
-    "decode_agreement",
-    "purity25",
-    "train_seconds",
-)
 COLUMN_WIDTH = 135  # pixels: fits the longest name
 MAX_LENGTH = 5000  # of a description, on any server
 NOTE = "mlflow.note.content"  # tag that MLflow shows as the description
@@ -47,9 +37,20 @@ def shortened(markdown: str) -> str:
     return f"{kept}\n\n(…)"
 
 
+def view_columns() -> list[str]:
+    """Metrics of the runs of rows and seeds that the prepared view shows, in this order."""
+    first = [
+        each.name if summary == "mean" else f"{each.name}_{summary}"
+        for each in measures("accuracy")
+        for summary in each.over_seeds
+    ]
+    others = [measure.name for measure in measures("explanations", "training")]
+    return [*first, "published_accuracy", "difference", "num_seeds", *others]
+
+
 def _prepare_view(store: Store) -> None:
     """Store the view that the link opens; its format is MLflow's own and undocumented."""
-    metrics = [f"metrics.`{name}`" for name in VIEW_COLUMNS]
+    metrics = [f"metrics.`{name}`" for name in view_columns()]
     columns = [*metrics, "attributes.`Dataset`", "attributes.`Models`"]
     view = {
         "orderByKey": "attributes.start_time",  # in any other order seeds leave their rows

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from protodl import tracking
 from protodl.core.config import Params, load_params
 from protodl.core.training_log import SeedLog
+from protodl.evaluation.measures import MEASURES, select
 from protodl.report.cards import model_card
 from protodl.report.results import (
     ResultRow,
@@ -151,12 +152,10 @@ def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":
 
 def _record_row(result: ResultRow, files: RowFiles) -> None:
     numbers: dict[str, float | None] = {
-        "num_seeds": result.num_seeds,
-        "num_epochs": result.num_epochs,
-        "coverage_min": result.coverage_min,
-        "published_accuracy": result.published_accuracy,
-        "difference": result.difference,
+        name: getattr(result, name)
+        for name in ("num_seeds", "num_epochs", "published_accuracy", "difference")
     }
+    numbers |= {f"{name}_min": value for name, value in result.min.items()}
     numbers |= {f"{UNPROJECTED}{name}": value for name, value in result.unprojected.items()}
     extra = {name: value for name, value in numbers.items() if value is not None}
     tags = {
@@ -210,6 +209,7 @@ def _differences(recorded: "RowResult", params: Params, row: str) -> Iterator[st
 def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:
     metrics, tags, parameters = recorded.metrics, recorded.tags, recorded.parameters
     try:
+        mean = select(metrics)
         return ResultRow(
             row=row,
             dataset=parameters["dataset"],
@@ -219,27 +219,18 @@ def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:
             num_seeds=int(metrics["num_seeds"]),
             seeds=_numbers(tags["seeds"]),
             selected_epochs=_numbers(tags["selected_epochs"]),
-            test_accuracy_mean=metrics["test_accuracy"],
-            test_accuracy_std=metrics["test_accuracy_std"],
-            validation_accuracy_mean=metrics["validation_accuracy"],
+            mean=mean,
+            std=select(metrics, "_std"),
+            min={
+                each: int(metrics[f"{each}_min"]) for each in mean if MEASURES[each].of_worst_seed
+            },
             published_accuracy=metrics.get("published_accuracy"),
             difference=metrics.get("difference"),
-            decode_agreement_mean=metrics["decode_agreement"],
-            cycle_identity_mean=metrics["cycle_identity"],
-            reconstruction_agreement_mean=metrics["reconstruction_agreement"],
-            independent_agreement_mean=metrics["independent_agreement"],
-            independent_reconstruction_agreement_mean=metrics[
-                "independent_reconstruction_agreement"
-            ],
-            case_agreement_mean=metrics["case_agreement"],
             unprojected={
                 name.removeprefix(UNPROJECTED): value
                 for name, value in metrics.items()
                 if name.startswith(UNPROJECTED)
             },
-            purity25_mean=metrics["purity25"],
-            coverage_min=int(metrics["coverage_min"]),
-            train_seconds_mean=metrics["train_seconds"],
             num_epochs=int(metrics["num_epochs"]),
             run_id=tags["trained_run_id"],  # the same in a refilled store
             data_source="full" if tags["data_source"] == "full" else "sample",

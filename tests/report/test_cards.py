@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from protodl.core.config import Params
-from protodl.report.cards import MEASURES, model_card
+from protodl.evaluation.measures import MEASURES, measures
+from protodl.report.cards import model_card
 from protodl.report.results import Metrics, RowFiles, read_row, result_row
 from protodl.report.tables import SAMPLE_HEADING
 from tests.row_files import write_params, write_rows
@@ -59,7 +60,7 @@ def test_a_card_tells_what_was_made_of_what_and_how(tmp_path: Path) -> None:
     assert "float32 (N, 1, 28, 28)" in section(text, "Intended use")
     assert "T-shirt/top, Trouser, " in section(text, "Intended use")
     data = section(text, "Data and licence")
-    assert "55,000 images trained on; 5,000 training images (8.3 %) held out" in data
+    assert "55,000 training images; 5,000 validation images, 8.3 % of the training split" in data
     assert "8 test images" in data  # as many as the confusion matrix counts
     assert "`0123456789abcdef0123456789abcdef`" in data
     recipe = section(text, "Recipe")
@@ -67,9 +68,9 @@ def test_a_card_tells_what_was_made_of_what_and_how(tmp_path: Path) -> None:
     assert "- Augmentation: shift 1, flip." in recipe
     assert f"`experiments.{CLOTHES}`" in recipe
     results = section(text, "Results")
-    assert "Of seeds 0, 1, mean ± standard deviation; epochs chosen: 2, 2 of 2." in results
+    assert "Seeds 0, 1: mean ± standard deviation; kept epochs: 2, 2 of 2." in results
     assert "| test accuracy | 90.50 ± 0.71 % |" in results
-    assert "| coverage | 9.5 |" in results
+    assert "| coverage | 9 |" in results
     assert "Published test accuracy: 84.65 %" in results
     made = section(text, "Made with")
     assert "Abacus, 2 cores" in made and "torch 2.15.0" in made
@@ -80,11 +81,12 @@ def test_a_card_tells_what_was_made_of_what_and_how(tmp_path: Path) -> None:
 
 def test_measures_that_were_not_taken_are_left_out(tmp_path: Path) -> None:
     without = section(card(tmp_path, [0.9]), "Results")
-    assert "accuracy of three" not in without
+    assert "accuracy of three prototypes" not in without
     everything = section(card(tmp_path, [0.9], metrics=dict.fromkeys(MEASURES, 0.96875)), "Results")
     shown = [line.split(" | ")[0] for line in everything.splitlines() if line.startswith("| ")]
-    assert shown[1:] == [f"| {measure.title}" for measure in MEASURES.values()]
-    assert everything.startswith("Of seed 0; epochs chosen: 2 of 2.")
+    expected = measures("accuracy", "explanations", "card")
+    assert shown[1:] == [f"| {measure.title}" for measure in expected]
+    assert everything.startswith("Seed 0; kept epochs: 2 of 2.")
     assert "| independent agreement | 96.88 % |" in everything
 
 
@@ -104,12 +106,20 @@ GOOD = {
 @pytest.mark.parametrize(
     ("metric", "value", "sentence"),
     [
-        ("independent_agreement", 0.36, "An outsider recognises 36 % of the decoded pictures**"),
+        (
+            "independent_agreement",
+            0.36,
+            "The independent classifier recognises 36 % of the decoded prototypes**",
+        ),
         ("independent_agreement", 0.36, "nearest training case beside the picture (case agreement"),
         ("reconstruction_agreement", 0.4, "what the network itself goes by: 40 % of them"),
-        ("independent_reconstruction_agreement", 0.4, "what an outsider goes by: 40 % of them"),
-        ("decode_agreement", 0.9, "10 % of the decoded prototypes the network itself puts into"),
-        ("cycle_identity", 0.9, "10 % of the decoded prototypes lie nearer to another prototype"),
+        (
+            "independent_reconstruction_agreement",
+            0.4,
+            "what the independent classifier goes by: 40 %",
+        ),
+        ("decode_agreement", 0.9, "The network itself puts 10 % of the decoded prototypes into"),
+        ("cycle_identity", 0.9, "Of the decoded prototypes 10 % lie nearer to another prototype"),
         ("purity25", 0.8, "Around a prototype 20 % of the nearest training cases"),
         ("coverage", 9, "In the worst seed 9 of 10 classes have a prototype."),
         ("duplicates", 2.5, "2.5 pairs of prototypes nearly coincide: that many of the 15"),
@@ -151,7 +161,7 @@ def test_a_baseline_without_prototypes_explains_nothing(tmp_path: Path) -> None:
         tmp_path, [0.9], {"model": {"distance": "none"}}, metrics={"independent_agreement": 0.1}
     )
     assert "there is nothing to explain a prediction with" in section(text, "Known limits")
-    assert "outsider recognises" not in text and "raises a flag" not in text
+    assert "classifier recognises" not in text and "raises a flag" not in text
     assert "explain" not in section(text, "Use it")
 
 

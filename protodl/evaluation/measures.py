@@ -1,0 +1,178 @@
+"""Every number that is shown of a row: its key in metrics.json, title, meaning, format and place.
+
+Adding a measure takes a function whose value the evaluate stage writes to metrics.json (see
+`protodl.evaluation.quality`) and one entry here: tables, results.json, model cards, the HTML
+report, MLflow's view and the studies read this registry.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Unit = Literal["%", "min", "count", "ratio"]
+Place = Literal["accuracy", "explanations", "training", "card", "study"]
+Summary = Literal["mean", "std", "min"]
+
+SCALE: Mapping[Unit, float] = {"%": 100, "min": 1 / 60, "count": 1, "ratio": 1}
+TABLES: tuple[Place, ...] = ("accuracy", "explanations", "training")  # those of results.json
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a network; a share is stored as 0 to 1 and shown in %, seconds in minutes."""
+
+    name: str  # key in metrics.json
+    title: str
+    meaning: str  # the definition, one sentence without its full stop
+    place: Place  # a table of RESULTS.md, or else only the model card or a study's page
+    unit: Unit = "%"
+    form: str = ".0f"  # in tables, after scaling
+    over_seeds: tuple[Summary, ...] = ("mean",)  # the first is shown; all are in results.json
+
+    @property
+    def heading(self) -> str:
+        """The title as the head of a column: `coverage`, `decode agreement (%)`."""
+        return f"{self.title} ({self.unit})" if self.unit in ("%", "min") else self.title
+
+    @property
+    def of_worst_seed(self) -> bool:
+        """Whether the lowest of all seeds is shown instead of their mean."""
+        return self.over_seeds[0] == "min"
+
+    def text(self, value: float, form: str | None = None) -> str:
+        """A value as it is shown, without its unit."""
+        return format(SCALE[self.unit] * value, form or self.form)
+
+
+def _registry(*measures: Measure) -> dict[str, Measure]:
+    return {measure.name: measure for measure in measures}
+
+
+MEASURES = _registry(  # by name, in the order of results.json
+    Measure(
+        "test_accuracy",
+        "test accuracy",
+        "test images that are classified correctly",
+        "accuracy",
+        form=".2f",
+        over_seeds=("mean", "std"),
+    ),
+    Measure(
+        "validation_accuracy",
+        "validation accuracy",
+        "validation images that are classified correctly; it chose the epoch",
+        "accuracy",
+        form=".2f",
+    ),
+    Measure(
+        "decode_agreement",
+        "decode agreement",
+        "prototypes whose decoded picture the network puts into the prototype's class",
+        "explanations",
+    ),
+    Measure(
+        "cycle_identity",
+        "cycle identity",
+        "prototypes whose decoded picture, encoded again, is nearest to that same prototype",
+        "explanations",
+    ),
+    Measure(
+        "reconstruction_agreement",
+        "reconstruction agreement",
+        "validation images that get the same prediction as their reconstruction",
+        "explanations",
+    ),
+    Measure(
+        "independent_agreement",
+        "independent agreement",
+        "prototypes whose decoded picture an independent classifier, which never saw a "
+        "decoded picture, puts into the prototype's class",
+        "explanations",
+    ),
+    Measure(
+        "independent_reconstruction_agreement",
+        "reconstruction agreement (independent)",
+        "validation images that the independent classifier puts into the same class as their "
+        "reconstruction",
+        "explanations",
+    ),
+    Measure(
+        "case_agreement",
+        "case agreement",
+        "prototypes whose nearest training case has the prototype's class, by its label and by "
+        "the independent classifier",
+        "explanations",
+    ),
+    Measure(
+        "purity25",
+        "purity@25",
+        "of a prototype's 25 nearest training cases, those that have its class",
+        "explanations",
+    ),
+    Measure(
+        "coverage",
+        "coverage",
+        "classes that have at least one prototype, in the worst seed",
+        "explanations",
+        unit="count",
+        form=".3g",
+        over_seeds=("min",),
+    ),
+    Measure(
+        "train_seconds",
+        "training of one seed",
+        "time that the training of one seed took",
+        "training",
+        unit="min",
+        form=".1f",
+    ),
+    Measure(
+        "duplicates",
+        "duplicates",
+        "pairs of prototypes of one class that nearly coincide",
+        "card",
+        unit="count",
+        form=".3g",
+    ),
+    Measure(
+        "keep_3_accuracy",
+        "accuracy of three prototypes",
+        "validation accuracy when only the three largest contributions count",
+        "card",
+        form=".2f",
+    ),
+    Measure(
+        "keep_1_accuracy",
+        "accuracy of one prototype",
+        "validation accuracy when only the largest contribution counts",
+        "study",
+        form=".2f",
+    ),
+    Measure(
+        "manifold_ratio",
+        "on-manifold ratio",
+        "distance from a prototype to its nearest training case, divided by the median distance "
+        "from a training case to its nearest one",
+        "study",
+        unit="ratio",
+        form=".2f",
+    ),
+)
+
+
+def measures(*places: Place) -> list[Measure]:
+    """The measures that are shown in one of these places, in the registry's order."""
+    return [measure for measure in MEASURES.values() if measure.place in places]
+
+
+def select(values: Mapping[str, float], ending: str = "") -> dict[str, float]:
+    """Of the numbers `<name><ending>` those of the registry, by name.
+
+    Raises:
+        KeyError: a measure of the tables is missing; the others may be.
+    """
+    return {
+        name: values[name + ending]
+        for name, measure in MEASURES.items()
+        if measure.place in TABLES or name + ending in values
+    }

@@ -1,0 +1,150 @@
+"""RESULTS.md: both tables, what their columns mean, how they were made, and each row's pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from protodl.core.config import Experiment, Params
+from protodl.evaluation.measures import MEASURES, measures
+from protodl.report.published import load_published
+from protodl.report.results import ResultRow, ResultsError, differences
+from protodl.report.tables import (
+    Column,
+    below,
+    format_seconds,
+    hardware,
+    on_full_data,
+    protocol,
+    table,
+    tables,
+)
+
+PICTURES = {  # of each row, with what they show, in the order of the page
+    "reasons": "One validation image, its nearest prototypes, and what each of them contributes",
+    "samples": "One validation image of each class above its reconstruction",
+    "prototypes": "All prototypes, decoded, each with its class and its strongest weight",
+    "weights": "The weight of each prototype for each class, the strongest one marked",
+    "curves": "Learning curves",
+    "confusion": "Confusion matrix of the test images",
+}
+
+
+INTRODUCTION = """\
+A row is one experiment of `params.yaml`: a data set, a network and a recipe, trained once for \
+each seed. Validation images are {validation:,} images of the training split that no network is \
+trained on."""
+EXPLANATIONS = """\
+Each prototype stands for one class, and the decoder shows it as a picture. Its nearest training \
+case is the training image whose code lies nearest to it. Numbers in % are shares of the \
+prototypes or images that a definition names, as means over the seeds."""
+
+
+def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path, cards: Path) -> str:
+    """The page in Markdown.
+
+    Args:
+        rows: the table.
+        params: params.yaml.
+        pictures: folder of the rows (results/rows), relative to the page.
+        cards: folder of the model cards, <row>.md, relative to the page.
+    """
+    introduction = INTRODUCTION.format(validation=params.training.validation_size)
+    (accuracy, first), (explanations, second) = tables(rows).items()
+    parts = ["# Results", protocol(rows), introduction]
+    parts += [f"## {accuracy}", table(rows, first), below(rows), _meanings(first)]
+    parts += [f"## {explanations}", EXPLANATIONS, table(rows, second), _meanings(second)]
+    parts += ["## How the numbers were made", _items(how_made(rows)), "## Rows", _captions()]
+    for row in rows:
+        card = f"[Model card]({(cards / row.row).as_posix()}.md)."
+        facts = [*row_facts(row, params), card]
+        grid = _grid(row.row, (pictures / row.row / "pictures").as_posix())
+        parts += [f"### {row.row}", _items(facts), grid]
+    return "\n\n".join(parts) + "\n"
+
+
+def how_made(rows: Sequence[ResultRow]) -> list[str]:
+    """How the numbers were made and where the published ones are from, each thing in Markdown."""
+    seconds = sum(row.mean["train_seconds"] * row.num_seeds for row in rows)
+    seeds = ", ".join(dict.fromkeys(str(seed) for row in rows for seed in row.seeds))
+    paper, percent = load_published().paper, MEASURES["test_accuracy"].text
+    numbers = [f"{percent(share)} % on {name}" for name, share in paper.test_accuracy.items()]
+    return [
+        f"Command: `{'make repro' if on_full_data(rows) else 'make demo'}`; seeds: {seeds}.",
+        f"Hardware: {hardware(row.environment for row in rows)}.",
+        f"Training time: {format_seconds(seconds)} for all rows and seeds together.",
+        f"Published numbers: {load_published().port.source}. The paper itself reports "
+        f"{', '.join(numbers)} ({paper.source}).",
+    ]
+
+
+def row_facts(row: ResultRow, params: Params) -> list[str]:
+    """What is to be known of a row beside its pictures, each thing in Markdown."""
+    epochs = ", ".join(
+        f"{epoch} (seed {seed})" for epoch, seed in zip(row.selected_epochs, row.seeds, strict=True)
+    )
+    experiment = params.experiment(row.row)
+    changed = differences(experiment, Experiment(dataset=experiment.dataset))
+    own = ", ".join(f"{key} `{value}`" for key, value in changed.items())
+    return [
+        f"Parameters that differ from the defaults: {own or 'none'}.",
+        f"Kept epoch of {row.num_epochs}: {epochs}. MLflow run `{row.run_id}`.",
+        *_projection(row),
+    ]
+
+
+def _projection(row: ResultRow) -> list[str]:
+    """What moving the prototypes changed; nothing where no shown number changed."""
+    changes = []
+    for measure in measures("accuracy", "explanations"):
+        if measure.name in row.unprojected and not measure.of_worst_seed:
+            before, after = (
+                measure.text(values[measure.name]) for values in (row.unprojected, row.mean)
+            )
+            changes += [f"{measure.heading} {before} → {after}"] if before != after else []
+    words = "Moving the prototypes towards training cases (`model.project`) changed"
+    return [f"{words} {', '.join(changes)}."] if changes else []
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def _captions() -> str:
+    listed = "\n".join(f"{n}. {caption}." for n, caption in enumerate(PICTURES.values(), 1))
+    return f"Each row has these pictures, from left to right and from top to bottom:\n\n{listed}"
+
+
+def _grid(row: str, folder: str) -> str:
+    """The pictures of a row, two in a line; HTML, because Markdown gives no widths."""
+    cells = [
+        f'<td width="50%"><a href="{folder}/{name}.png">'
+        f'<img src="{folder}/{name}.png" alt="{row}: {name}"></a></td>'
+        for name in PICTURES
+    ]
+    pairs = zip(cells[::2], cells[1::2], strict=True)
+    lines = [f"<tr>\n{left}\n{right}\n</tr>" for left, right in pairs]
+    return "\n".join(["<table>", *lines, "</table>"])
+
+
+def require_pictures(rows: Sequence[ResultRow], folder: Path) -> None:
+    """Make sure that everything the page shows is there; raises ResultsError."""
+    for row in rows:
+        for name in PICTURES:
+            path = folder / row.row / "pictures" / f"{name}.png"
+            if not path.is_file():
+                raise ResultsError(f"{path}: missing; run `dvc repro prototypes@{row.row}`")
+
+
+def overview_pictures(rows: Sequence[ResultRow], folder: Path) -> list[Path]:
+    """The reasons of the first row of each data set."""
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row.dataset, row.row)
+    return [folder / row / "pictures" / "reasons.png" for row in first.values()]
+
+
+def _meanings(columns: Sequence[Column]) -> str:
+    words = [f"{each.heading[0].upper()}{each.heading[1:]}: {each.meaning}." for each in columns]
+    return _items(words)
+
+
+def _items(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
