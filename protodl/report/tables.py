@@ -120,6 +120,11 @@ def shortfall(rows: Sequence[ResultRow]) -> str:
     )
 
 
+def definition(heading: str, meaning: str) -> str:
+    """What a column means, as a line: `Coverage: classes that have ... .`"""
+    return f"{heading[0].upper()}{heading[1:]}: {meaning}."
+
+
 def hardware(environments: Iterable[Mapping[str, str]]) -> str:
     """Where trainings ran, each place once."""
     names = ("processor", "device", "threads", "precision", "torch", "python")

