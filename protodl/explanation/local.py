@@ -39,7 +39,7 @@ class Model:
     """One trained seed of a row, and what its explanations compare with; all on the CPU.
 
     Raises:
-        ValueError: network, case base and training cases do not belong together.
+        CheckpointError: network, case base and training cases do not belong together.
     """
 
     row: str
@@ -53,12 +53,15 @@ class Model:
         codes, means = self.case_base.codes, self.case_base.mean_distances
         fitting = codes.shape[1:] == self.network.prototypes.shape[1:]
         if not fitting or len(means) != len(self.network.prototypes):
-            raise ValueError(f"{self.row}, seed {self.seed}: the case base is of another network")
+            raise self._mismatch("is of another network")
         if len(codes) != len(self.train):
-            raise ValueError(
-                f"{self.row}, seed {self.seed}: the case base holds {len(codes)} training cases, "
-                f"the data {len(self.train)}"
-            )
+            raise self._mismatch(f"holds {len(codes)} training cases, the data {len(self.train)}")
+
+    def _mismatch(self, problem: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.row}, seed {self.seed}: the case base {problem}; "
+            f"renew it: dvc repro evaluate@{self.row}"
+        )
 
     @cached_property
     def exact(self) -> PrototypeNetwork:
@@ -124,10 +127,7 @@ def load(row: str, seed: int | None = None, root: Path | str | None = None) -> M
     settings = params.training
     everything = load_split(root / "data" / info.name / "train.pt")
     train, _ = split_validation(everything, settings.validation_size, settings.split_seed)
-    try:
-        return Model(row, seed, info, load_network(network), load_case_base(case_base), train)
-    except ValueError as error:
-        raise CheckpointError(f"{error}; renew it: dvc repro evaluate@{row}") from error
+    return Model(row, seed, info, load_network(network), load_case_base(case_base), train)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from PIL import Image
 import protodl
 from protodl.cli import main
 from protodl.core.config import ConfigError, ModelConfig
+from protodl.core.files import CheckpointError
 from protodl.data.datasets import DATASETS, Split, load_split
 from protodl.data.pictures import Input
 from protodl.explanation.gallery import choose_gallery
@@ -292,9 +293,9 @@ def test_the_words_name_the_largest_contributions(model: Model, test: Split) -> 
 
 def test_what_does_not_belong_together_is_refused(model: Model) -> None:
     fewer = dataclasses.replace(model.case_base, mean_distances=torch.ones(3))
-    with pytest.raises(ValueError, match="another network"):
+    with pytest.raises(CheckpointError, match="another network"):
         dataclasses.replace(model, case_base=fewer)
-    with pytest.raises(ValueError, match="training cases"):
+    with pytest.raises(CheckpointError, match="training cases"):
         dataclasses.replace(model, train=model.train.select(torch.arange(5)))
 
 
@@ -409,7 +410,7 @@ def test_a_reference_of_another_training_is_refused(project: Path, tmp_path: Pat
     shutil.copytree(project, tmp_path / "other")
     params = tmp_path / "other" / "params.yaml"
     params.write_text(params.read_text().replace("validation_size: 400", "validation_size: 300"))
-    with pytest.raises(ValueError, match=f"renew it: dvc repro evaluate@{ROW}"):
+    with pytest.raises(CheckpointError, match=f"renew it: dvc repro evaluate@{ROW}"):
         load(ROW, root=tmp_path / "other")
     with pytest.raises(ConfigError, match="no row"):
         load("another", root=project)
