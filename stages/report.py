@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from protodl.core.config import ConfigError, Params, load_params
+from protodl.core.config import Params, load_params
+from protodl.core.errors import ProtodlError
+from protodl.core.training_log import ResultsError
 from protodl.report.cards import model_card
 from protodl.report.figures import reasons
 from protodl.report.html import html_report
-from protodl.report.results import ResultRow, ResultsError, read_row, read_rows
+from protodl.report.results import ResultRow, read_row, read_rows
 from protodl.report.tables import PICTURES, results_page, shortfall
 from protodl.tracking.project import try_sync
 
@@ -81,7 +83,7 @@ def main() -> int:
     parser.add_argument("--html", type=Path, required=True, help="HTML page to write")
     try:
         report(parser.parse_args())
-    except (ConfigError, ResultsError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -14,8 +14,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from protodl.core.config import Params
+from protodl.core.training_log import ResultsError
 from protodl.explanation.types import chance
-from protodl.report.results import ResultRow, ResultsError
+from protodl.report.results import ResultRow
 from protodl.report.tables import (
     PICTURES,
     Column,

@@ -8,19 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from protodl.core.config import Experiment, Params, flatten
-from protodl.core.training_log import UNTRACKED, Record, SeedLog
+from protodl.core.training_log import UNTRACKED, Record, ResultsError, SeedLog
 
 Source = Literal["full", "sample"]
-
-
-class ResultsError(ValueError):
-    """Results that are missing or belong to other parameters; the message says what to run."""
 
 
 class ResultRow(Record):
@@ -88,7 +84,7 @@ def load_published() -> Published:
 # --- from the pipeline's files ------------------------------------------------------------------
 
 
-class SeedEvaluation(BaseModel):
+class SeedEvaluation(Record):
     """What the evaluation of one seed left behind, as far as it is used here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -99,13 +95,8 @@ class SeedEvaluation(BaseModel):
     confusion: list[list[int]]
     prototypes: dict[str, list[Any]]
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read an evaluation; raises pydantic's ValidationError where the file is not one."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
 
-
-class Metrics(BaseModel):
+class Metrics(Record):
     """A row's metrics.json."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -114,11 +105,6 @@ class Metrics(BaseModel):
     mean: dict[str, float]
     std: dict[str, float]
     unprojected: dict[str, float]
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read the metrics; raises pydantic's ValidationError where the file holds others."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -147,37 +133,14 @@ def read_row(row: str, params: Params, folder: Path) -> RowFiles:
             row, what differs, and what to run.
     """
     own = folder / row
-    logs = [_read(SeedLog, own / "training" / f"seed-{seed}.json", row) for seed in params.seeds]
+    logs = [SeedLog.read(own / "training" / f"seed-{seed}.json") for seed in params.seeds]
     evaluations = [
-        _read(SeedEvaluation, own / "evaluation" / f"seed-{seed}.json", row)
-        for seed in params.seeds
+        SeedEvaluation.read(own / "evaluation" / f"seed-{seed}.json") for seed in params.seeds
     ]
-    files = RowFiles(logs, evaluations, _read(Metrics, own / "metrics.json", row))
+    files = RowFiles(logs, evaluations, Metrics.read(own / "metrics.json"))
     for problem in _differences(row, params, files):
         raise ResultsError(f"{own}: row {row!r}: {problem}; run `dvc repro`")
     return files
-
-
-class _Readable(Protocol):
-    @classmethod
-    def read(cls, path: Path) -> Self: ...
-
-
-_File = TypeVar("_File", bound=_Readable)
-
-
-def _read(kind: type[_File], path: Path, row: str) -> _File:
-    try:
-        return kind.read(path)
-    except FileNotFoundError:
-        raise ResultsError(
-            f"{path}: missing: row {row!r} has no result for these parameters; run `dvc repro`"
-        ) from None
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise ResultsError(
-            f"{path}: row {row!r}: cannot be read ({reason}); run `dvc repro`"
-        ) from None
 
 
 def _differences(row: str, params: Params, files: RowFiles) -> Iterable[str]:

@@ -8,8 +8,8 @@ from typing import Any
 from tabulate import tabulate
 
 from protodl.core.config import Experiment, Params
-from protodl.core.training_log import UNTRACKED
-from protodl.report.results import ResultRow, ResultsError, load_published
+from protodl.core.training_log import UNTRACKED, ResultsError
+from protodl.report.results import ResultRow, load_published
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SAMPLE_HEADING = "**Made on the embedded sample; NOT comparable with the published numbers.**"
