@@ -3,99 +3,27 @@
 import argparse
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from protodl.core.config import load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.training_log import SeedLog
-from protodl.data.datasets import DATASETS, Split, load_split, split_validation, to_unit_interval
-from protodl.explanation.gallery import Gallery, load_gallery
-from protodl.explanation.local import Model, explain
-from protodl.explanation.types import Explanation
+from protodl.data.datasets import DATASETS, load_split, split_validation
+from protodl.explanation.gallery import load_gallery
+from protodl.explanation.local import Model
 from protodl.network.cases import load_case_base
 from protodl.network.checkpoint import load_network
-from protodl.report.figures import curves, matrices, prototypes, reasons
+from protodl.report.figures.curves import curves_figure
+from protodl.report.figures.matrices import confusion_figure
 from protodl.report.figures.page import save
+from protodl.report.pictures import network_figures
 from protodl.report.published import load_published
-from protodl.report.sheets import write_explanation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from protodl.report.sheets import explain_gallery
 
 NUM_SHOWN = 1000  # validation images that the pictures are chosen from
-SHOWN_PROTOTYPES = 3
-FAVOURITE_CLASS = 7  # "this is a 7 because it looks like that 7"
-
-
-@torch.no_grad()
-def draw(model: Model, validation: Split) -> "Iterator[tuple[str, Figure]]":
-    """Figures of a network on validation images, with their names."""
-    network, info = model.network, model.info
-    images, labels = to_unit_interval(validation.images), validation.labels
-    output = network(images)
-    assert output.reconstructions is not None
-    weights = network.head.weight
-    predictions = output.logits.argmax(dim=1)
-    shown = torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()])
-    yield (
-        "samples",
-        prototypes.samples_figure(
-            images[shown].numpy(),
-            output.reconstructions[shown].numpy(),
-            labels[shown].numpy(),
-            predictions[shown].numpy(),
-            info.class_names,
-        ),
-    )
-    strongest = weights.amin(dim=0).numpy()
-    yield (
-        "prototypes",
-        prototypes.prototypes_figure(
-            model.decoded, np.array(model.classes), strongest, info.class_names
-        ),
-    )
-    yield "weights", matrices.weights_figure(weights.numpy(), info.class_names, model.decoded)
-    hits = predictions == labels
-    liked = hits & (labels == FAVOURITE_CLASS)
-    case = int((liked if liked.any() else hits).nonzero()[0, 0]) if hits.any() else 0
-    explanation = explain(model, images[case], int(labels[case]))
-    yield "reasons", reasons.reasons_figure([as_case(explanation, info.title)])
-
-
-def as_case(explanation: Explanation, title: str) -> reasons.Case:
-    """The short form of an explanation: the nearest prototypes and what they contribute."""
-    nearest = sorted(explanation.prototypes, key=lambda reason: reason.distance)[:SHOWN_PROTOTYPES]
-    assert explanation.label is not None
-    return reasons.Case(
-        title=title,
-        image=explanation.image,
-        reconstruction=explanation.reconstruction,
-        label=explanation.label,
-        prediction=explanation.prediction.class_name,
-        prototypes=np.stack([reason.picture for reason in nearest]),
-        prototype_classes=[reason.class_name for reason in nearest],
-        distances=np.array([reason.distance for reason in nearest]),
-        contributions=np.array([reason.contribution for reason in nearest]),
-    )
-
-
-def explain_gallery(model: Model, gallery: Gallery, folder: Path) -> None:
-    """Write a sheet and JSON, named by kind and number, for each image of the gallery."""
-    numbers: Counter[str] = Counter()
-    for position, kind in enumerate(gallery.kinds):
-        numbers[kind] += 1
-        explanation = explain(
-            model,
-            gallery.cases.images[position],
-            int(gallery.cases.labels[position]),
-            f"test-{int(gallery.indices[position])}",
-        )
-        write_explanation(explanation, folder, f"{kind}-{numbers[kind]}")
 
 
 def draw_row(options: argparse.Namespace) -> None:
@@ -110,16 +38,16 @@ def draw_row(options: argparse.Namespace) -> None:
     network = load_network(options.models / f"seed-{first}.pt")
     case_base = load_case_base(options.references / f"seed-{first}.pt")
     model = Model(options.row, first, info, network, case_base, train)
-    for name, figure in draw(model, validation.select(torch.arange(len(validation))[:NUM_SHOWN])):
+    shown = validation.select(torch.arange(min(len(validation), NUM_SHOWN)))
+    for name, figure in network_figures(model, shown):
         save(figure, options.output / f"{name}.png")
-    gallery = load_gallery(options.references / "gallery.pt")
-    explain_gallery(model, gallery, options.explanations)
+    explain_gallery(model, load_gallery(options.references / "gallery.pt"), options.explanations)
     logs = [SeedLog.read(options.logs / f"seed-{seed}.json") for seed in params.seeds]
     comparable = params.data.source == "full"
     published = load_published().port.test_accuracy.get(options.row) if comparable else None
-    save(curves.curves_figure(logs, published), options.output / "curves.png")
+    save(curves_figure(logs, published), options.output / "curves.png")
     details = json.loads((options.details / f"seed-{first}.json").read_text())
-    confusion = matrices.confusion_figure(np.array(details["confusion"]), info.class_names)
+    confusion = confusion_figure(np.array(details["confusion"]), info.class_names, first)
     save(confusion, options.output / "confusion.png")
 
 
@@ -141,7 +69,7 @@ def main() -> int:
     )
     try:
         draw_row(parser.parse_args())
-    except (ValueError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

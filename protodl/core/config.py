@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from protodl.core.errors import ProtodlError
+
 DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
 PresetName = Literal["paper", "port"]
 ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
@@ -72,7 +74,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(ProtodlError):
     """A mistake in params.yaml; the message names the file, the key, the value and the remedy."""
 
 

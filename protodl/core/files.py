@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from protodl.core.errors import ProtodlError
+
 FORMAT = 1
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ProtodlError):
     """A file that is missing, damaged or not what it should be; the message says what to do."""
 
 

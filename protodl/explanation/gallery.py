@@ -1,4 +1,4 @@
-"""The test images whose explanations are shown: sure ones, close ones, and the worst errors.
+"""The test images whose explanations are shown: clear ones, borderline ones and clear errors.
 
 Shapes: N images, K classes, M images chosen.
 """
@@ -20,14 +20,14 @@ EACH = 2  # at most, of each kind
 class Gallery:
     """Images of the test split, each with the kind that it is an example of."""
 
-    kinds: list[str]  # M of them, those of a kind side by side
+    kinds: list[str]  # M of them: correct, borderline or wrong; equal ones follow each other
     indices: Tensor  # (M,) in the test split
     cases: Split  # (M, C, H, W), (M,)
 
 
 @torch.inference_mode()
 def choose_gallery(network: PrototypeNetwork, test: Split) -> Gallery:
-    """Choose for each kind at most EACH images, always the same ones for the same network."""
+    """Choose at most EACH test images of each kind: see `choose`."""
     device = network.prototypes.device
     outputs = [network(images, decode=False).logits for images, _ in batches(test, device)]
     chosen = choose(torch.cat(outputs).cpu(), test.labels)
@@ -36,11 +36,12 @@ def choose_gallery(network: PrototypeNetwork, test: Split) -> Gallery:
 
 
 def choose(logits: Tensor, labels: Tensor) -> list[tuple[str, int]]:
-    """Kinds and indices of the chosen among images of these logits (N, K) and labels (N,).
+    """Choose images by their logits (N, K) and labels (N,); returns kinds and indices.
 
-    By the gap between the two largest logits: `correct` have the largest gaps of the images that
-    are predicted right, each another class; `borderline` the smallest of all; `wrong` the largest
-    of the errors. Among equal gaps the first image wins.
+    The gap of an image is that between its two largest logits. `correct` images have the largest
+    gaps among those classified correctly, one image a class; `borderline` images have the smallest
+    gaps of all; `wrong` images have the largest gaps among the errors. Of equal gaps the image with
+    the smaller index comes first.
     """
     top = logits.topk(2, dim=1)
     gaps, predictions = top.values[:, 0] - top.values[:, 1], top.indices[:, 0]

@@ -1,6 +1,6 @@
-"""Why a trained network decides on one image as it does: `load`, `explain`, `Explanation`.
+"""Explain why a trained network classifies one image as it does: `load` a row, then `explain`.
 
-Shapes: N training cases, C channels, H x W pixels, D code size, P prototypes, K classes.
+Shapes: N training images, C channels, H x W pixels, D code size, P prototypes, K classes.
 """
 
 import copy
@@ -30,16 +30,16 @@ from protodl.network.checkpoint import load_network
 from protodl.network.head import baseline, contributions, prototype_classes
 from protodl.network.network import PrototypeNetwork
 
-NUM_CASES = 6  # training cases named as nearest to the image
+NUM_CASES = 6  # nearest training cases of an image
 ROUNDING = 1e-9  # relative, of logits in float64
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One trained seed of a row, and what its explanations compare with; all on the CPU.
+    """The network of one seed of a row, its case base and its training images; all on the CPU.
 
     Raises:
-        ValueError: network, case base and training cases do not belong together.
+        CheckpointError: network, case base and training images do not belong together.
     """
 
     row: str
@@ -47,22 +47,25 @@ class Model:
     info: DatasetInfo
     network: PrototypeNetwork
     case_base: CaseBase
-    train: Split  # the N cases whose codes the case base holds, in its order
+    train: Split  # the N images whose codes the case base holds, in its order
 
     def __post_init__(self) -> None:
         codes, means = self.case_base.codes, self.case_base.mean_distances
         fitting = codes.shape[1:] == self.network.prototypes.shape[1:]
         if not fitting or len(means) != len(self.network.prototypes):
-            raise ValueError(f"{self.row}, seed {self.seed}: the case base is of another network")
+            raise self._mismatch("is of another network")
         if len(codes) != len(self.train):
-            raise ValueError(
-                f"{self.row}, seed {self.seed}: the case base holds {len(codes)} training cases, "
-                f"the data {len(self.train)}"
-            )
+            raise self._mismatch(f"holds {len(codes)} training cases, the data {len(self.train)}")
+
+    def _mismatch(self, problem: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.row}, seed {self.seed}: the case base {problem}; "
+            f"renew it: dvc repro evaluate@{self.row}"
+        )
 
     @cached_property
     def exact(self) -> PrototypeNetwork:
-        """The network in float64: its contributions sum to its logits without visible rounding."""
+        """The network in float64, in which contributions sum to the logits to the last digit."""
         return copy.deepcopy(self.network).double()
 
     @cached_property
@@ -77,23 +80,20 @@ class Model:
             return self.network.decode_prototypes().numpy()
 
     @cached_property
-    def prototype_cases(self) -> "list[Case]":
-        """The training case nearest to each of the P prototypes."""
+    def prototype_cases(self) -> list[Case]:
+        """The nearest training case of each of the P prototypes."""
         with torch.no_grad():
             indices, distances = nearest_cases(self.network.prototypes, self.case_base.codes, 1)
         return [self.case(*found) for found in _pairs(indices[:, 0], distances[:, 0])]
 
-    def case(self, index: int, distance: float) -> "Case":
-        """A training case, seen from somewhere."""
+    def case(self, index: int, distance: float) -> Case:
+        """The training image of this index, at this distance from an image or a prototype."""
         name = self.info.class_names[int(self.train.labels[index])]
         return Case(index, name, distance, self.train.images[index].numpy())
 
 
 def _pairs(indices: Tensor, distances: Tensor) -> list[tuple[int, float]]:
     return list(zip(indices.tolist(), distances.tolist(), strict=True))
-
-
-# --- making one -------------------------------------------------------------------------------
 
 
 def load(row: str, seed: int | None = None, root: Path | str | None = None) -> Model:
@@ -124,24 +124,21 @@ def load(row: str, seed: int | None = None, root: Path | str | None = None) -> M
     settings = params.training
     everything = load_split(root / "data" / info.name / "train.pt")
     train, _ = split_validation(everything, settings.validation_size, settings.split_seed)
-    try:
-        return Model(row, seed, info, load_network(network), load_case_base(case_base), train)
-    except ValueError as error:
-        raise CheckpointError(f"{error}; renew it: dvc repro evaluate@{row}") from error
+    return Model(row, seed, info, load_network(network), load_case_base(case_base), train)
 
 
 @torch.no_grad()
 def explain(
     model: Model, image: Input, label: int | None = None, name: str | None = None
 ) -> Explanation:
-    """Explain what the network makes of one image.
+    """Explain how the network classifies one image.
 
-    Codes are the network's own, in float32; distances and logits follow from them in float64.
+    The code is computed in float32 as in training, distances and logits from it in float64.
 
     Args:
         model: see `load`.
         image: a path, a PIL image, or a tensor or array (1 or 3, H, W), uint8 or floats in [0, 1];
-            see `protodl.data.pictures.as_input` for what is done to it.
+            `protodl.data.pictures.as_input` says how it is converted.
         label: its true class, if known.
         name: what to call it; default: the file's name, or `image`.
 
@@ -184,7 +181,7 @@ def _outcomes(logits: Tensor, classes: list[int], names: tuple[str, ...]) -> lis
 def _reasons(
     model: Model, distances: Tensor, first: int, second: int
 ) -> tuple[PrototypeReason, ...]:
-    """What each prototype says for the first and the second class."""
+    """What each prototype contributes to the logits of the first and the second class."""
     means, weight = model.case_base.mean_distances.double(), model.exact.head.weight
     parts = contributions(distances[None], means, weight)[0]
     reasons = [
@@ -220,9 +217,10 @@ def _change_needed(
 def smallest_change(
     distances: Tensor, logits: Tensor, head_weight: Tensor, first: int, second: int
 ) -> tuple[int, float] | None:
-    """The prototype whose distance has to change least for two classes to draw level.
+    """The prototype whose distance has to change least for two classes to have equal logits.
 
-    Each distance is changed alone, stays at 0 or above, and lifts no third class above the two.
+    One distance is changed at a time; it stays at 0 or above, and no third class may end up above
+    the two.
 
     Args:
         distances: (P,).
@@ -257,6 +255,6 @@ def _remarks(model: Model) -> tuple[str, ...]:
     if model.network.config.distance != "none":
         return ()
     return (
-        "This row has no distances (model.distance: none): what is called so here is the output "
-        "of a plain layer, and prototypes mean little.",
+        "This row measures no distances (model.distance: none): the numbers called so here are the "
+        "outputs of a linear layer, and its prototypes mean little.",
     )

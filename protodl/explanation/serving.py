@@ -1,6 +1,6 @@
-"""A trained network with its case base, as it is served: one module that an explanation needs.
+"""A trained network and its case base as one module, which MLflow serves.
 
-Shapes: N images, C channels, H x W pixels, M training cases, D code size, P prototypes, K classes.
+Shapes: N images, C channels, H x W pixels, M training images, D code size, P prototypes, K classes.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from protodl.network.network import NetworkOutput, PrototypeNetwork
 class Explainer(nn.Module):
     """Images (N, C, H, W) in [0, 1] -> logits, contributions, distances to prototypes and cases.
 
-    It can be exported with a dynamic batch size. Each image is compared with all training cases:
-    N x M numbers at once.
+    It can be exported with a dynamic batch size. Each image is compared with all training images,
+    which takes N x M numbers at once.
     """
 
     codes: Tensor  # (M, D)
@@ -37,7 +37,7 @@ class Explainer(nn.Module):
         output: NetworkOutput = self.network(images, decode=False)
         weight = self.network.head.weight
         parts = contributions(output.distances, self.mean_distances, weight)
-        # Found by |a|² + |b|² - 2ab, then measured without its rounding.
+        # |a|² + |b|² - 2ab finds the nearest; its distance is then computed without that rounding.
         nearest = (self.squares - 2 * output.codes @ self.codes.T).argmin(dim=1)
         to_case = (output.codes - self.codes[nearest]).square().sum(dim=1).sqrt()
         return output.logits, parts, output.distances, to_case
@@ -47,7 +47,7 @@ class Explainer(nn.Module):
 def explainer_facts(
     network: PrototypeNetwork, case_base: CaseBase, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """What turns an explainer's numbers into words: names, usual logits, limits; plain values."""
+    """Class names, baseline logits and limits, with which an explainer's numbers become words."""
     head = network.head
     return {
         "class_names": list(class_names),

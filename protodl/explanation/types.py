@@ -1,4 +1,7 @@
-"""What an explanation says, as plain data and in words."""
+"""An explanation as plain data, and in words.
+
+Shapes: C channels, H x W pixels, P prototypes, K classes.
+"""
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeAlias
@@ -33,9 +36,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """A training case (index: in the training part) and how far its code is from another one."""
+    """A training image, and how far its code is from that of an image or from a prototype."""
 
-    index: int
+    index: int  # in the training part of the training split
     label: str
     distance: float  # Euclidean, in code space
     picture: Array = field(compare=False, repr=False)  # (C, H, W) uint8
@@ -43,7 +46,7 @@ class Case:
 
 @dataclass(frozen=True)
 class PrototypeReason:
-    """What one prototype says of the image."""
+    """One prototype, and what it contributes to the logits of the two most probable classes."""
 
     index: int
     class_name: str
@@ -64,20 +67,20 @@ class PrototypeReason:
 
 @dataclass(frozen=True)
 class SingleChange:
-    """The smallest change of one distance that lets the runner-up draw level."""
+    """The smallest change of the distance to one prototype with which the runner-up draws level."""
 
     index: int  # of the prototype
-    class_name: str
+    class_name: str  # that the prototype stands for
     distance: float
     distance_needed: float
 
 
 @dataclass(frozen=True)
 class ChangeNeeded:
-    """What separates the runner-up from winning.
+    """What the runner-up lacks to be predicted.
 
-    A statement about the head, which is linear: one distance changes, the others stay. A picture
-    that is changed will change other distances too.
+    The change of one distance is computed for the head alone, which is linear, with all other
+    distances as they are. A change of the image itself would change the other distances too.
     """
 
     logit_gap: float  # of the predicted class over the runner-up
@@ -86,11 +89,12 @@ class ChangeNeeded:
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """How far the image is from all that was trained on, beside the usual limits."""
+    """Distances of the image to the nearest prototype and training case, and their limits.
 
-    flag: (
-        bool  # farther than 99 % of validation images from every prototype and every training case
-    )
+    99 % of validation images are within a limit. `flag`: the image exceeds both.
+    """
+
+    flag: bool
     prototype_distance: float  # to the nearest prototype, as the network measures it
     prototype_limit: float
     case_distance: float  # to the nearest training case, Euclidean
@@ -99,9 +103,9 @@ class OutOfDistribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one network decided on one image as it did; `str()` says it in words.
+    """Why one network classifies one image as it does; `str()` says it in words.
 
-    `baseline_logits` and the contributions of all prototypes sum to the logit of a class.
+    A class's baseline logit and the contributions of all prototypes to it sum to its logit.
     """
 
     name: str  # of the image
@@ -110,12 +114,12 @@ class Explanation:
     prediction: Outcome
     runner_up: Outcome
     label: str | None  # true class where it is known
-    baseline_logits: tuple[float, ...]  # (K,), at usual distances
+    baseline_logits: tuple[float, ...]  # (K,), if every distance were its usual one
     prototypes: tuple[PrototypeReason, ...]  # all P, the largest contribution first
     nearest_cases: tuple[Case, ...]  # to the image, nearest first
     change_needed: ChangeNeeded
     out_of_distribution: OutOfDistribution
-    notes: tuple[str, ...]  # on what had to be done to the picture, and other things to know
+    notes: tuple[str, ...]  # on how the picture was converted, and on this row
     image: Array = field(compare=False, repr=False)  # as the network saw it: (C, H, W) in [0, 1]
     reconstruction: Array = field(compare=False, repr=False)  # (C, H, W) in [0, 1]
 
@@ -156,9 +160,9 @@ class Explanation:
         """The largest contributions as a sentence without its full stop."""
         reasons = self.prototypes
         least = NAMED_SHARE * max(abs(reason.contribution) for reason in reasons)
-        speaking = [reason for reason in reasons if reason.contribution > max(least, 0)][:NAMED]
-        near = [_named(reason) for reason in speaking if reason.is_near]
-        far = [_named(reason) for reason in speaking if not reason.is_near]
+        in_favour = [reason for reason in reasons if reason.contribution > max(least, 0)][:NAMED]
+        near = [_named(reason) for reason in in_favour if reason.is_near]
+        far = [_named(reason) for reason in in_favour if not reason.is_near]
         clauses = [f"looks like {_list(near)}"] if near else []
         clauses += [f"is unlike {_list(far)}"] if far else []
         words = f"because it {' and '.join(clauses)}"
@@ -172,7 +176,7 @@ class Explanation:
 
     @property
     def change_in_words(self) -> str:
-        """What would let the runner-up draw level."""
+        """With which change of one distance the runner-up would draw level."""
         gap, change = self.change_needed.logit_gap, self.change_needed.single_prototype
         start = f"{self.runner_up.class_name} is {gap:.2f} behind in logits"
         if change is None:
@@ -187,7 +191,7 @@ class Explanation:
 
     @property
     def limits_in_words(self) -> str:
-        """How far the image is from everything, as a warning where that is unusual."""
+        """The distances to what is nearest, and a warning if both exceed their limits."""
         found = self.out_of_distribution
         prototype = f"{found.prototype_distance:.2f} from the nearest prototype"
         case = f"{found.case_distance:.2f} from the nearest training case"
@@ -204,7 +208,7 @@ class Explanation:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, without pictures; `class` is no name for a field of Python's."""
+    """Dataclasses as dictionaries, without pictures; `class_name` becomes the key `class`."""
     if is_dataclass(value):
         return {
             "class" if each.name == "class_name" else each.name: _plain(getattr(value, each.name))
@@ -229,7 +233,7 @@ def _list(words: list[str]) -> str:
 
 
 def chance(probability: float) -> str:
-    """A probability in percent, which never says 100 or 0 of what is not."""
+    """A probability in percent; it is never rounded to 0 or 100: `over 99.9 %`."""
     if probability > 0.9995:
         return "over 99.9 %"
     return "under 0.1 %" if probability < 0.0005 else f"{100 * probability:.1f} %"

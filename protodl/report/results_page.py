@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protodl.core.config import Experiment, Params
+from protodl.core.training_log import ResultsError
 from protodl.evaluation.measures import MEASURES, measures
 from protodl.report.published import load_published
-from protodl.report.results import ResultRow, ResultsError, differences
+from protodl.report.results import ResultRow, differences
 from protodl.report.tables import (
     Column,
     below,

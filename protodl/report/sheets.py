@@ -1,13 +1,15 @@
-"""Explanations as files: a sheet (PNG) for people, JSON for programs."""
+"""Explanations as files: for each image a sheet (PNG) for people, and JSON for programs."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from protodl.data.datasets import Split, load_split
 from protodl.data.pictures import Input, InputError, image_files, read_picture
-from protodl.explanation.local import explain, load
+from protodl.explanation.gallery import Gallery
+from protodl.explanation.local import Model, explain, load
 from protodl.explanation.types import Explanation
 from protodl.report.figures.page import save
 from protodl.report.figures.sheet import explanation_figure
@@ -38,7 +40,7 @@ def images_of_split(test: Split, indices: list[int]) -> list[ImageToExplain]:
     """Images of the test split.
 
     Raises:
-        InputError: an index is outside of it.
+        InputError: there is no image of that index.
     """
     for index in indices:
         if not 0 <= index < len(test):
@@ -49,15 +51,15 @@ def images_of_split(test: Split, indices: list[int]) -> list[ImageToExplain]:
     ]
 
 
-def with_distinct_names(questions: Iterable[ImageToExplain]) -> list[ImageToExplain]:
-    """The same questions, those of one name told apart by a number."""
+def with_distinct_names(images: Iterable[ImageToExplain]) -> list[ImageToExplain]:
+    """The same images; of several with one name, the later ones are numbered: `a`, `a-2`."""
     named: dict[str, ImageToExplain] = {}
-    for question in questions:
-        name, number = question.name, 1
+    for image in images:
+        name, number = image.name, 1
         while name in named:
             number += 1
-            name = f"{question.name}-{number}"
-        named[name] = replace(question, name=name)
+            name = f"{image.name}-{number}"
+        named[name] = replace(image, name=name)
     return list(named.values())
 
 
@@ -73,29 +75,40 @@ def run_explain(
     """Explain images of files and of the test split: files in `output`, words or JSON printed.
 
     Raises:
-        InputError: there is nothing to explain, or an image cannot be used; nothing was written.
+        InputError: no image was named, or one cannot be used; nothing was written.
         ConfigError, CheckpointError, DatasetError: see `protodl.explanation.local.load`.
     """
     if not images and not tests:
         raise InputError("nothing to explain: name image files or folders, or --test INDEX")
     model = load(row, seed, root)
-    questions = images_of_files(images)
+    to_explain = images_of_files(images)
     if tests:
         test = load_split(root / "data" / model.info.name / "test.pt")
-        questions += images_of_split(test, tests)
-    told = []
-    for question in with_distinct_names(questions):
-        explanation = explain(model, question.image, question.label, question.name)
-        picture = write_explanation(explanation, output, question.name)
-        told.append(explanation.as_dict())
+        to_explain += images_of_split(test, tests)
+    explanations = []
+    for each in with_distinct_names(to_explain):
+        explanation = explain(model, each.image, each.label, each.name)
+        picture = write_explanation(explanation, output, each.name)
+        explanations.append(explanation.as_dict())
         if not as_json:
             print(f"{explanation}\n  -> {picture} and .json", flush=True)
     if as_json:
-        print(json.dumps(told, indent=1, allow_nan=False))
+        print(json.dumps(explanations, indent=1, allow_nan=False))
+
+
+def explain_gallery(model: Model, gallery: Gallery, folder: Path) -> None:
+    """Write the explanation of each image of the gallery, named by kind and number: `wrong-2`."""
+    numbers: Counter[str] = Counter()
+    images, labels = gallery.cases.images, gallery.cases.labels.tolist()
+    for position, kind in enumerate(gallery.kinds):
+        numbers[kind] += 1
+        name = f"test-{int(gallery.indices[position])}"
+        explanation = explain(model, images[position], labels[position], name)
+        write_explanation(explanation, folder, f"{kind}-{numbers[kind]}")
 
 
 def write_explanation(explanation: Explanation, folder: Path, name: str) -> Path:
-    """Write `<name>.png` and `<name>.json` into the folder; returns the former."""
+    """Write `<name>.png` and `<name>.json` into the folder; returns the path of the picture."""
     picture = folder / f"{name}.png"
     save(explanation_figure(explanation), picture)
     text = json.dumps(explanation.as_dict(), indent=1, allow_nan=False)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from protodl.core.training_log import UNTRACKED
+from protodl.core.training_log import UNTRACKED, ResultsError
 from protodl.evaluation.measures import MEASURES, Measure, measures
 from protodl.report.published import load_published
-from protodl.report.results import ResultRow, ResultsError
+from protodl.report.results import ResultRow
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SAMPLE_HEADING = "**Made on the embedded sample; NOT comparable with the published numbers.**"

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protodl import tracking
 from protodl.core.config import Params, load_params
-from protodl.core.training_log import SeedLog
+from protodl.core.training_log import ResultsError, SeedLog
 from protodl.evaluation.measures import MEASURES, select
 from protodl.report.cards import model_card
 from protodl.report.results import (
     ResultRow,
-    ResultsError,
     RowFiles,
     differing_parameters,
     read_row,
@@ -50,7 +49,7 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
             references/<row>/seed-<s>.pt; those that are missing are left out.
 
     Raises:
-        ResultsError: one of those files is damaged.
+        ResultsError, CheckpointError: one of those files is damaged.
         protodl.tracking.TrackingError: the store cannot be opened or written.
     """
     files, left_out = _read(params, rows)
@@ -111,20 +110,16 @@ def load_served(models: Path, log: SeedLog) -> "ServedModel | None":
     """The classifier of a seed; None where its file is not on this machine.
 
     Raises:
-        ResultsError: the file is damaged.
+        CheckpointError: the file is damaged.
     """
     path = models / log.row / f"seed-{log.seed}.pt"
     if not path.exists():
         return None
-    from protodl.core.files import CheckpointError  # late: MLflow mostly has them all
     from protodl.data.datasets import DATASETS
     from protodl.network.checkpoint import load_network
     from protodl.network.network import Classifier
 
-    try:
-        network = load_network(path)
-    except CheckpointError as error:
-        raise ResultsError(str(error)) from error
+    network = load_network(path)
     class_names = DATASETS[str(log.parameters["dataset"])].class_names
     return tracking.ServedModel(Classifier(network), _example(network), class_names)
 
@@ -142,22 +137,18 @@ def load_explained(models: Path, log: SeedLog) -> "ExplainedModel | None":
     """The explaining model of a seed; None where it has no prototypes or a file is not here.
 
     Raises:
-        ResultsError: a file is damaged.
+        CheckpointError: a file is damaged.
     """
     path = models / log.row / f"seed-{log.seed}.pt"
     compared = models / "references" / log.row / f"seed-{log.seed}.pt"
     if log.parameters["model"]["distance"] == "none" or not (path.exists() and compared.exists()):
         return None
-    from protodl.core.files import CheckpointError  # late, as above
     from protodl.data.datasets import DATASETS
     from protodl.explanation.serving import Explainer, explainer_facts
     from protodl.network.cases import load_case_base
     from protodl.network.checkpoint import load_network
 
-    try:
-        network, case_base = load_network(path), load_case_base(compared)
-    except CheckpointError as error:
-        raise ResultsError(str(error)) from error
+    network, case_base = load_network(path), load_case_base(compared)
     class_names = DATASETS[str(log.parameters["dataset"])].class_names
     facts = explainer_facts(network, case_base, class_names)
     return tracking.ExplainedModel(Explainer(network, case_base), _example(network), facts)

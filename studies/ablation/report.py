@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from protodl.core.config import ConfigError, Experiment, Params, load_params
+from protodl.core.config import Experiment, Params, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import DATASETS
 from protodl.network.checkpoint import load_network
@@ -245,7 +246,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True, help="JSON to write")
     try:
         report(parser.parse_args())
-    except (ConfigError, ValueError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -10,9 +10,10 @@ from statistics import fmean, variance
 
 from pydantic import BaseModel
 
-from protodl.core.config import ConfigError, Params, load_params
+from protodl.core.config import Params, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.training_log import SeedLog
-from protodl.report.results import ResultsError, read_row
+from protodl.report.results import read_row
 from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
 from studies.pages import headings, meanings, value, write
 from studies.price.variants import load_study
@@ -231,7 +232,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True, help="JSON to write")
     try:
         report(parser.parse_args())
-    except (ConfigError, ResultsError, ValueError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

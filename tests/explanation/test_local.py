@@ -17,6 +17,7 @@ from PIL import Image
 import protodl
 from protodl.cli import main
 from protodl.core.config import ConfigError, ModelConfig
+from protodl.core.files import CheckpointError
 from protodl.data.datasets import DATASETS, Split, load_split
 from protodl.data.pictures import Input
 from protodl.explanation.gallery import choose_gallery
@@ -24,7 +25,7 @@ from protodl.explanation.local import Model, explain, load, smallest_change
 from protodl.explanation.types import ChangeNeeded, Explanation
 from protodl.network.cases import measure_case_base
 from protodl.network.network import NetworkOutput, PrototypeNetwork
-from stages.prototypes import explain_gallery
+from protodl.report.sheets import explain_gallery
 from tests.trained_project import ROOT, ROW, write_project
 
 
@@ -210,7 +211,7 @@ def test_changes_that_are_impossible_are_not_offered(model: Model, test: Split) 
 # --- far from everything ----------------------------------------------------------------------
 
 
-def test_noise_is_out_of_distribution_and_held_out_images_are_not() -> None:
+def test_noise_is_out_of_distribution_and_usual_images_are_not() -> None:
     torch.manual_seed(0)
     model = untrained(brightest=40)
     noise = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
@@ -297,9 +298,9 @@ def test_the_words_name_the_largest_contributions(model: Model, test: Split) -> 
 
 def test_what_does_not_belong_together_is_refused(model: Model) -> None:
     fewer = dataclasses.replace(model.case_base, mean_distances=torch.ones(3))
-    with pytest.raises(ValueError, match="another network"):
+    with pytest.raises(CheckpointError, match="another network"):
         dataclasses.replace(model, case_base=fewer)
-    with pytest.raises(ValueError, match="training cases"):
+    with pytest.raises(CheckpointError, match="training cases"):
         dataclasses.replace(model, train=model.train.select(torch.arange(5)))
 
 
@@ -327,13 +328,13 @@ def test_each_image_of_the_gallery_becomes_a_sheet_and_json(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"{kind}-{n}.{suffix}" for kind in kinds for n in (1, 2) for suffix in ("json", "png")
     ]
-    told = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert all(told[f"correct-{n}"]["prediction"]["class"] == told[f"correct-{n}"]["label"]
+    written = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert all(written[f"correct-{n}"]["prediction"]["class"] == written[f"correct-{n}"]["label"]
                for n in (1, 2))  # fmt: skip
-    assert told["correct-1"]["label"] != told["correct-2"]["label"]
-    assert all(told[f"wrong-{n}"]["prediction"]["class"] != told[f"wrong-{n}"]["label"]
+    assert written["correct-1"]["label"] != written["correct-2"]["label"]
+    assert all(written[f"wrong-{n}"]["prediction"]["class"] != written[f"wrong-{n}"]["label"]
                for n in (1, 2))  # fmt: skip
-    gaps = {name: data["change_needed"]["logit_gap"] for name, data in told.items()}
+    gaps = {name: data["change_needed"]["logit_gap"] for name, data in written.items()}
     assert gaps["borderline-1"] <= gaps["borderline-2"] <= gaps["wrong-2"] <= gaps["wrong-1"]
     for position, index in enumerate(gallery.indices.tolist()):
         assert torch.equal(gallery.cases.images[position], test.images[index])
@@ -380,12 +381,12 @@ def test_json_is_printed_where_it_is_asked_for(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["explain", ROW, "--test", "5", "--json", "--output", "here"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [data["name"] for data in told] == ["test-5"]
-    assert json.loads((inside / "here" / "test-5.json").read_text()) == told[0]
+    printed = json.loads(capsys.readouterr().out)
+    assert [data["name"] for data in printed] == ["test-5"]
+    assert json.loads((inside / "here" / "test-5.json").read_text()) == printed[0]
 
 
-def test_mistakes_are_told_before_any_work(
+def test_mistakes_are_reported_before_any_work(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (inside / "empty").mkdir()
@@ -410,11 +411,11 @@ def test_mistakes_are_told_before_any_work(
     assert not (inside / "explanations").exists()
 
 
-def test_a_reference_of_another_training_is_refused(project: Path, tmp_path: Path) -> None:
+def test_a_case_base_of_another_training_is_refused(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "other")
     params = tmp_path / "other" / "params.yaml"
     params.write_text(params.read_text().replace("validation_size: 400", "validation_size: 300"))
-    with pytest.raises(ValueError, match=f"renew it: dvc repro evaluate@{ROW}"):
+    with pytest.raises(CheckpointError, match=f"renew it: dvc repro evaluate@{ROW}"):
         load(ROW, root=tmp_path / "other")
     with pytest.raises(ConfigError, match="no row"):
         load("another", root=project)

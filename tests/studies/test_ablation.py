@@ -12,7 +12,14 @@ import torch
 import yaml
 from PIL import Image
 
-from protodl.core.config import Experiment, Params, TrainingConfig, flatten, load_params
+from protodl.core.config import (
+    ConfigError,
+    Experiment,
+    Params,
+    TrainingConfig,
+    flatten,
+    load_params,
+)
 from protodl.core.machine import resolve_runtime
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.data.download import download
@@ -246,7 +253,7 @@ def test_a_missing_result_is_named(reported: Path, tmp_path: Path, capfd: Any) -
 def test_a_study_without_a_default_is_refused() -> None:
     rows = {"mnist-a": STUDY.experiment("mnist-no-r1")}
     params = Params(seeds=[0], experiments=rows)
-    with pytest.raises(ValueError, match="no row 'mnist-default'"):
+    with pytest.raises(ConfigError, match="no row 'mnist-default'"):
         report.read_variants(params, Path("nowhere"))
 
 

@@ -1,18 +1,13 @@
-"""Every picture of a row, from numpy arrays: the only import of matplotlib.
-
-Shapes: N images, C channels (1 grey, 3 colour), H, W, P prototypes, K classes. Images are uint8,
-or floats in [0, 1]. A figure is laid out in pixels of a 150 dpi page, so that each picture's pixels
-are whole pixels of the page; 1050 of them are the 7 inches of a paper's text width.
-"""
+"""Learning curves: accuracy, loss terms and learning rate of every seed of a row, by epoch."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.core.training_log import SeedLog
 from protodl.report.figures.page import (
     BLUE,
     DPI,
@@ -23,43 +18,47 @@ from protodl.report.figures.page import (
     PAGE_WIDTH,
     PURPLE,
     SKY,
-    _require,
-    _styled,
+    Floats,
+    require,
+    styled,
 )
 
 TERM_WORDS = {"loss": "weighted sum", "prototype_classification": "prototype class"}
 TERM_COLOURS = {"classification": BLUE, "reconstruction": GREEN, "r1": ORANGE, "r2": PURPLE}
 SPARE_COLOURS = (SKY, "#882255", "#44AA99", "#999933", "#332288")
+DARK_ORANGE = "#B37A00"  # for words, which are too pale in ORANGE
+LABEL_DISTANCE = 19  # pixels from the name of one curve to the next
+
+Label = tuple[float, str, str]  # where a curve ends, its name, its colour
 
 
-# --- learning curves --------------------------------------------------------------------------
-
-
-@_styled
+@styled
 def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Figure:
-    """Accuracy, loss terms and learning rate of each seed by epoch; dots mark the selected epochs.
+    """Draw accuracy, loss terms and learning rate of each seed; dots mark the selected epochs.
 
-    Validation images: full lines; augmented training images: thin ones. The accuracy axis is
-    logarithmic in the error, so that 98 and 99 % stand well apart. published: share in [0, 1].
+    Thick lines are measured on validation images, thin ones on augmented training images. The
+    accuracy axis is logarithmic in the error, which separates 98 % from 99 %.
+
+    Args:
+        logs: one for each seed.
+        published: accuracy in [0, 1], drawn as a dashed line.
+
+    Raises:
+        ValueError: no log holds an epoch.
     """
-    _require(any(log.history for log in logs), "curves_figure: no log holds an epoch")
+    logs = [log for log in logs if log.history]
+    require(bool(logs), "curves_figure: no log holds an epoch")
     figure = Figure(figsize=(PAGE_WIDTH / DPI, 3.1), dpi=DPI)
     accuracy = figure.add_axes((0.058, 0.13, 0.345, 0.76))
     loss = figure.add_axes((0.575, 0.43, 0.3, 0.46))
     rate = figure.add_axes((0.575, 0.13, 0.3, 0.17))
     _draw_accuracy(accuracy, logs, published)
     _draw_losses(loss, logs)
-    for log in logs:
-        steps = [(r.epoch, r.learning_rate) for r in log.history]
-        _line(rate, steps, GREY, 1.0, 1 if len(logs) == 1 else 0.6)
-    rate.set_title("Learning rate")
-    peak = max(record.learning_rate for log in logs for record in log.history)
-    rate.set_ylim(0, 1.08 * peak or 1)
-    rate.yaxis.set_major_locator(FixedLocator([0, peak]))
-    rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    _draw_learning_rate(rate, logs)
     last = max(record.epoch for log in logs for record in log.history)
+    margin = 0.5 if last < 20 else 0
     for axes in (accuracy, loss, rate):
-        axes.set_xlim(0.5 if last < 20 else 0, last + (0.5 if last < 20 else 0))
+        axes.set_xlim(margin, last + margin)
         axes.xaxis.set_major_locator(
             MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
         )
@@ -71,34 +70,37 @@ def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Fi
     return figure
 
 
+def _draw_learning_rate(axes: Axes, logs: Sequence[SeedLog]) -> None:
+    for log in logs:
+        _draw_curve(axes, log, [r.learning_rate for r in log.history], GREY, 1.0, _opacity(logs))
+    peak = max(record.learning_rate for log in logs for record in log.history)
+    axes.set_title("Learning rate")
+    axes.set_ylim(0, 1.08 * peak or 1)
+    axes.set_yticks([0, peak], ["0", f"{peak:.2g}"])
+
+
 def _draw_accuracy(axes: Axes, logs: Sequence[SeedLog], published: float | None) -> None:
-    """Error on a turned logarithmic axis, labelled as accuracy in percent."""
-    ends: dict[str, list[float]] = {"validation": [], "training": []}
-    strength = 1.0 if len(logs) == 1 else 0.6
-    for log in (log for log in logs if log.history):
-        validation = [(r.epoch, _error(r.validation["accuracy"])) for r in log.history]
-        training = [(r.epoch, _error(r.train["accuracy"])) for r in log.history]
-        _line(axes, training, ORANGE, 0.9, strength)
-        _line(axes, validation, BLUE, 1.4, strength)
-        chosen = [point for point in validation if point[0] == log.selected_epoch]
-        for epoch, error in chosen:
-            axes.plot(epoch, error, "o", color=BLUE, markersize=4.5, markeredgecolor="white",
-                      zorder=5, clip_on=False, gid="selected")  # fmt: skip
-        ends["validation"].append(validation[-1][1])
-        ends["training"].append(training[-1][1])
-    axes.set_yscale("log")
+    """Draw the error on a logarithmic axis from top to bottom, labelled as accuracy in percent."""
+    training = [[_error(r.train["accuracy"]) for r in log.history] for log in logs]
+    validation = [[_error(r.validation["accuracy"]) for r in log.history] for log in logs]
+    for log, on_training, on_validation in zip(logs, training, validation, strict=True):
+        _draw_curve(axes, log, on_training, ORANGE, 0.9, _opacity(logs))
+        _draw_curve(axes, log, on_validation, BLUE, 1.4, _opacity(logs))
+        for record, error in zip(log.history, on_validation, strict=True):
+            if record.epoch == log.selected_epoch:
+                axes.plot(record.epoch, error, "o", color=BLUE, markersize=4.5, zorder=5,
+                          markeredgecolor="white", clip_on=False, gid="selected")  # fmt: skip
     labels = [
-        (float(np.median(ends["validation"])), "validation", BLUE),
-        (float(np.median(ends["training"])), "training", "#B37A00"),
+        (float(np.median([errors[-1] for errors in validation])), "validation", BLUE),
+        (float(np.median([errors[-1] for errors in training])), "training", DARK_ORANGE),
     ]
     if published is not None:
         axes.axhline(_error(published), color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         labels.append((_error(published), f"published {100 * published:.2f}", GREY))
+    _scale_logarithmically(axes)
     low, high = axes.get_ylim()
     axes.set_ylim(min(high, 1.0), low)
-    axes.yaxis.set_major_locator(FixedLocator(_accuracy_ticks(low, min(high, 1.0))))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - 100 * error:.6g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_title("Accuracy (%); dot: selected epoch")
     _label_ends(axes, labels)
 
@@ -108,95 +110,73 @@ def _error(accuracy: float) -> float:
     return max(1 - accuracy, 1e-4)
 
 
-def _accuracy_ticks(low: float, high: float) -> list[float]:
-    """Errors that are round accuracies, at most eight of them."""
-    coarse = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
-    fine = [s * 10.0**-e for e in (2, 3, 4) for s in (5, 2, 1)]
-    ticks = [tick for tick in coarse + fine if low <= tick <= high]
-    if len(ticks) > 8:
-        ticks = [tick for tick in ticks if tick in (0.9, 0.5, 0.2, 0.1, *fine)]
-    if len(ticks) < 3:  # a narrow range: whole or half percents
-        step = (high - low) / 4
-        step = next((s for s in (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001) if s <= step), 5e-4)
-        ticks = [n * step for n in range(1, int(high / step) + 1) if n * step >= low]
-    return ticks
-
-
 def _draw_losses(axes: Axes, logs: Sequence[SeedLog]) -> None:
-    first = next(log for log in logs if log.history)
-    terms = [name for name in first.history[0].train if name not in ("accuracy", "loss")]
-    names = [*terms, *(["loss"] if "loss" in first.history[0].train else [])]
+    terms = [name for name in logs[0].history[0].train if name not in ("accuracy", "loss")]
+    names = [*terms, *(["loss"] if "loss" in logs[0].history[0].train else [])]
     spare = iter(SPARE_COLOURS * len(names))
-    labels = []
-    axes.set_yscale("log")
+    ends = {}
     for name in names:
         colour = INK if name == "loss" else TERM_COLOURS.get(name) or next(spare)
-        ends = [_draw_term(axes, log.history, name, colour, len(logs)) for log in logs]
-        found = [end for end in ends if end is not None and end > 0]
-        if found:
-            words = TERM_WORDS.get(name, name.replace("_", " "))
-            labels.append((float(np.median(found)), words, colour))
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator(_loss_ticks(low, high)))
+        last = float(np.median([_draw_term(axes, log, name, colour, logs) for log in logs]))
+        ends[name] = (last, TERM_WORDS.get(name, name.replace("_", " ")), colour)
+    _scale_logarithmically(axes)
+    lowest = axes.get_ylim()[0]
+    labels = [
+        (last, words, colour) if last > 0 else (lowest, f"{words} < 0", colour)
+        for last, words, colour in ends.values()
+        if last
+    ]
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_title("Loss terms; thin: training")
     _label_ends(axes, labels)
 
 
-def _draw_term(
-    axes: Axes, history: Sequence[EpochRecord], name: str, colour: str, seeds: int
-) -> float | None:
-    """Both curves of one term of one seed; the last value, held out where that was measured."""
-    strength = 1.0 if seeds == 1 else 0.6
-    # A term that is not on yet is 0, which has no place on a logarithmic axis.
-    training = [(r.epoch, r.train[name]) for r in history if r.train.get(name)]
-    validation = [(r.epoch, r.validation[name]) for r in history if name in r.validation]
-    _line(axes, training, colour, 0.6, strength * 0.7)
-    _line(axes, validation, colour, 1.3, strength)
-    ends = validation or training
-    return ends[-1][1] if ends else None
+def _draw_term(axes: Axes, log: SeedLog, name: str, colour: str, logs: Sequence[SeedLog]) -> float:
+    """Draw a loss term of one seed; returns its last value, on validation images if measured.
+
+    Values of 0 (a term that is off) and below leave a gap in the curve: the axis is logarithmic.
+    """
+    training = [r.train.get(name, 0.0) for r in log.history]
+    validation = [r.validation.get(name, 0.0) for r in log.history]
+    for values, width, opacity in ((training, 0.6, 0.7), (validation, 1.3, 1.0)):
+        positive = [value if value > 0 else np.nan for value in values]
+        _draw_curve(axes, log, positive, colour, width, opacity * _opacity(logs))
+    return validation[-1] or training[-1]
 
 
-def _loss_ticks(low: float, high: float) -> list[float]:
-    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    steps = (1, 2, 5) if high / low < 60 else (1,)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    return [tick for tick in ticks if low <= tick <= high]
+def _opacity(logs: Sequence[SeedLog]) -> float:
+    return 1.0 if len(logs) == 1 else 0.6
 
 
-def _line(
-    axes: Axes, points: Sequence[tuple[int, float]], colour: str, width: float, strength: float
+def _draw_curve(
+    axes: Axes, log: SeedLog, values: Sequence[float], colour: str, width: float, opacity: float
 ) -> None:
-    """A curve, or a dot where there is but one epoch."""
-    x, y = [p[0] for p in points], [p[1] for p in points]
-    marker = "o" if len(points) == 1 else ""
-    axes.plot(x, y, color=colour, linewidth=width, alpha=strength, marker=marker, markersize=3)
+    """Draw a curve, or a dot where there is but one epoch."""
+    epochs = [record.epoch for record in log.history]
+    marker = "o" if len(epochs) == 1 else ""
+    axes.plot(epochs, values, color=colour, linewidth=width, alpha=opacity, marker=marker,
+              markersize=3)  # fmt: skip
 
 
-def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Name each curve at its right end, pushed apart where two ends meet."""
-    height = axes.get_window_extent().height
-    heights = [float(axes.transData.transform((0, value))[1]) for value, _, _ in labels]
-    bottom = float(axes.get_window_extent().y0)
-    places = _spread([h - bottom for h in heights], 19, height)
+def _scale_logarithmically(axes: Axes) -> None:
+    """Make the y axis logarithmic, its limits fixed, with as many ticks as there is room for."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    steps = range(1, 10) if high < 8 * low else (1, 2, 5) if high < 1000 * low else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=tuple(map(float, steps))))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _label_ends(axes: Axes, labels: Sequence[Label]) -> None:
+    """Name each curve at its right end, the names moved apart where they would meet."""
+    box, to_pixels = axes.get_window_extent(), axes.transData.transform
+    labels = sorted(labels, key=lambda label: float(to_pixels((0, label[0]))[1]))
+    heights = [to_pixels((0, end))[1] - box.y0 for end, _, _ in labels]
+    offsets = LABEL_DISTANCE * np.arange(len(labels))
+    apart: Floats = np.array(heights) - offsets  # names keep their distance where these never fall
+    apart = (np.maximum.accumulate(apart) + np.minimum.accumulate(apart[::-1])[::-1]) / 2
+    places = np.clip(apart, 0, box.height - offsets[-1]) + offsets
     for place, (_, words, colour) in zip(places, labels, strict=True):
-        axes.text(1.03, place / height, words, color=colour, transform=axes.transAxes,
-                  va="center", ha="left")  # fmt: skip
-
-
-def _spread(places: Sequence[float], gap: float, limit: float) -> list[float]:
-    """Move places as little as needed to be `gap` apart and, where that fits, within [0, limit]."""
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    moved = [places[i] for i in order]
-    for _ in range(100):
-        for i in range(len(moved) - 1):
-            lack = gap - (moved[i + 1] - moved[i])
-            if lack > 0:
-                moved[i], moved[i + 1] = moved[i] - lack / 2, moved[i + 1] + lack / 2
-        moved = [min(max(place, 0), limit) for place in moved]
-    result = list(places)
-    for i, place in zip(order, moved, strict=True):
-        result[i] = place
-    return result
+        axes.text(1.03, float(place) / box.height, words, color=colour, va="center", ha="left",
+                  transform=axes.transAxes)  # fmt: skip

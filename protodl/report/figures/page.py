@@ -7,7 +7,7 @@ the page; 1050 of them are the 7 inches of a paper's text width.
 import functools
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,9 +32,10 @@ PAGE_WIDTH = 1050
 LARGEST_EXACT_FILE = 100_000  # bytes; a larger picture is stored with 256 colours
 MARGIN = 10
 LINE = 18  # of 7 point text
+MINUS = "\N{MINUS SIGN}"
 
 
-# Okabe and Ito's colours: told apart also by colour-blind readers and in grey print.
+# Okabe and Ito's colours: colour-blind readers distinguish them, also in grey print.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
 ORANGE, SKY = "#E69F00", "#56B4E9"
 INK, GREY, RULE = "#1A1A1A", "#666666", "#CCCCCC"
@@ -68,7 +69,7 @@ STYLE: Any = {  # the stubs want a literal type for each key
 }
 
 
-def _styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Run with matplotlib's defaults and STYLE, whatever the user's own matplotlibrc says."""
 
     @functools.wraps(draw)
@@ -81,7 +82,7 @@ def _styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     return wrapped
 
 
-@_styled
+@styled
 def to_array(figure: Figure) -> Pixels:
     """Render a figure at its own dpi: uint8 (H, W, 3)."""
     canvas: Any = FigureCanvasAgg(figure)  # its methods are not annotated
@@ -95,9 +96,9 @@ def save(figure: Figure, path: Path) -> None:
     Exact colours where they fit into LARGEST_EXACT_FILE, else the best 256 of them.
     """
     image = Image.fromarray(to_array(figure))
-    data = _png(image)
+    data = png_bytes(image)
     if len(data) > LARGEST_EXACT_FILE:
-        data = _png(image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1))
+        data = png_bytes(image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -107,7 +108,7 @@ def save(figure: Figure, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _png(image: Image.Image) -> bytes:
+def png_bytes(image: Image.Image) -> bytes:
     """Lossless; with a palette where 256 colours are enough."""
     if image.mode == "RGB" and image.getcolors(256) is not None:
         pixels = np.asarray(image).reshape(-1, 3)
@@ -119,7 +120,7 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-class _Page:
+class Page:
     """A figure under one axes whose unit is the pixel, counted from the top left."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -134,15 +135,18 @@ class _Page:
 
     def image(self, pixels: Pixels, x: int, y: int, scale: int) -> None:
         """Draw (H, W, C) with its top left corner at (x, y), each pixel `scale` wide and high."""
-        self.stretch(pixels, x, y, pixels.shape[1] * scale, pixels.shape[0] * scale)
-
-    def stretch(self, pixels: Pixels, x: int, y: int, width: int, height: int) -> None:
-        """Draw (H, W, C) over a box without smoothing."""
-        colours = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-        box = (x, x + width, y + height, y)
+        height, width, _ = pixels.shape
+        box = (x, x + width * scale, y + height * scale, y)
+        colours = np.broadcast_to(pixels, (height, width, 3))
         self.axes.imshow(colours, extent=box, interpolation="nearest", aspect="auto")
         self.axes.set_xlim(0, self.figure.bbox.width)
         self.axes.set_ylim(self.figure.bbox.height, 0)
+
+    def inset(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Add axes over a box whose top left corner is (x, y)."""
+        across, down = self.figure.bbox.width, self.figure.bbox.height
+        box = (x / across, 1 - (y + height) / down, width / across, height / down)
+        return self.figure.add_axes(box)
 
     def rule(self, x: float, y: float, width: float) -> None:
         """Draw a thin horizontal line."""
@@ -177,61 +181,42 @@ class _Page:
             self.text(x, start + LINE * index, line, **style)
 
 
-def _text_width(words: str, size: float = 7, weight: str = "normal") -> float:
+def text_width(words: str, size: float = 7, weight: str = "normal") -> float:
     """Width in pixels of the page; of the longest line where there are several."""
     font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
     measure = TextToPath().get_text_width_height_descent
     return max(measure(line, font, False)[0] for line in words.split("\n")) * DPI / 72
 
 
-def _fold(name: str, width: float, **font: Any) -> str:
+def break_name(name: str, width: float, **font: Any) -> str:
     """Break a class name that is wider than its place behind a space or a slash."""
-    if _text_width(name, **font) <= width:
+    if text_width(name, **font) <= width:
         return name
     return name.replace("/", "/\n", 1) if "/" in name else name.replace(" ", "\n", 1)
 
 
-def _number(value: float) -> str:
+def number_words(value: float) -> str:
     """Three digits or so, with a true minus sign."""
     digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:.{digits}f}".replace("-", MINUS)
 
 
-def _signed(value: float) -> str:
-    words = _number(value)
-    if float(words.replace("\N{MINUS SIGN}", "-")) == 0:
-        return words.removeprefix("\N{MINUS SIGN}")
+def signed_words(value: float) -> str:
+    """The same with a plus sign before what is above 0, and no sign before what rounds to 0."""
+    words = number_words(value)
+    if float(words.replace(MINUS, "-")) == 0:
+        return words.removeprefix(MINUS)
     return words if value < 0 else f"+{words}"
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with this message unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
 
-def _names(indices: Ints | None, class_names: Sequence[str] | None, count: int) -> list[str]:
-    if indices is None:
-        return [""] * count
-    _require(len(indices) == count, f"{count} images, but {len(indices)} labels or predictions")
-    return [class_names[int(i)] if class_names else str(int(i)) for i in indices]
-
-
-def _lines(names: Sequence[str]) -> int:
-    return max(name.count("\n") + 1 if name else 0 for name in names)
-
-
-def _tint(shares: Floats, colour: str) -> Pixels:
+def tint(shares: Floats, colour: str) -> Pixels:
     """White at 0, the colour at 1: (...) -> (..., 3)."""
     target = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)])
     mixed: Pixels = np.rint(255 + (target - 255) * np.asarray(shares)[..., None]).astype(np.uint8)
     return mixed
-
-
-BOX, STEP = 144, 164  # a picture, and from one to the next
-
-
-def _boxed(page: _Page, pixels: Pixels, x: int, y: int) -> None:
-    """Centre a picture in a box, enlarged by a whole number."""
-    scale = max(1, BOX // max(pixels.shape[:2]))
-    high, wide = pixels.shape[0] * scale, pixels.shape[1] * scale
-    page.image(pixels, x + (BOX - wide) // 2, y + (BOX - high) // 2, scale)

@@ -14,19 +14,17 @@ from protodl.report.figures.page import (
     VERMILION,
     Floats,
     Ints,
-    _fold,
-    _lines,
-    _names,
-    _number,
-    _Page,
-    _require,
-    _styled,
-    _text_width,
+    Page,
+    break_name,
+    number_words,
+    require,
+    styled,
+    text_width,
 )
 from protodl.report.figures.pixels import Images, to_pixels
 
 
-@_styled
+@styled
 def samples_figure(
     originals: Images,
     reconstructions: Images,
@@ -41,17 +39,17 @@ def samples_figure(
     """
     top = to_pixels(originals, "originals")
     bottom = to_pixels(reconstructions, "reconstructions")
-    _require(top.shape == bottom.shape, f"originals {top.shape} and reconstructions {bottom.shape}")
+    require(top.shape == bottom.shape, f"originals {top.shape} and reconstructions {bottom.shape}")
     count, height, width, _ = top.shape
     scale = max(1, round(84 / width))
     cell, tall, side = width * scale + 4, height * scale, 26
-    above = [_fold(name, cell) for name in _names(labels, class_names, count)]
-    below = [_fold(name, cell) for name in _names(predictions, class_names, count)]
-    head, foot = _lines(above) * LINE + 4, _lines(below) * LINE + 4
+    above = [break_name(name, cell) for name in _class_names(labels, class_names, count)]
+    below = [break_name(name, cell) for name in _class_names(predictions, class_names, count)]
+    head, foot = _most_lines(above) * LINE + 4, _most_lines(below) * LINE + 4
     columns = min(columns, count)
     block = head + 2 * tall + 4 + foot + 12
     rows = -(-count // columns)
-    page = _Page(side + columns * cell + MARGIN, MARGIN + rows * block)
+    page = Page(side + columns * cell + MARGIN, MARGIN + rows * block)
     for row in range(rows):
         y = MARGIN + row * block + head + tall / 2
         page.upright(side - 12, y, "original", color=GREY)
@@ -69,40 +67,50 @@ def samples_figure(
     return page.figure
 
 
+def _class_names(indices: Ints | None, class_names: Sequence[str] | None, count: int) -> list[str]:
+    if indices is None:
+        return [""] * count
+    require(len(indices) == count, f"{count} images, but {len(indices)} labels or predictions")
+    return [class_names[int(i)] if class_names else str(int(i)) for i in indices]
+
+
+def _most_lines(names: Sequence[str]) -> int:
+    return max(name.count("\n") + 1 if name else 0 for name in names)
+
+
 def prototype_order(classes: Ints, weights: Floats) -> list[int]:
-    """Prototypes of a class side by side, the one with the most negative weight first."""
+    """Prototypes of a class beside each other, the one with the most negative weight first."""
     return [int(index) for index in np.lexsort((np.asarray(weights), np.asarray(classes)))]
 
 
-@_styled
+@styled
 def prototypes_figure(
     images: Images,
     classes: Ints,
     weights: Floats,
     class_names: Sequence[str],
-    by_class: bool = True,
 ) -> Figure:
     """Decoded prototypes (P, C, H, W), each with its class, number and head weight for that class.
 
-    classes, weights: (P,). Sorted as prototype_order says, or left in order; classes without a
-    prototype are named below.
+    classes, weights: (P,). Sorted as `prototype_order` says; classes without a prototype are named
+    below.
     """
     pixels = to_pixels(images, "images")
     count, height, width, _ = pixels.shape
-    _require(
+    require(
         len(classes) == len(weights) == count, f"{count} images need as many classes and weights"
     )
-    order = prototype_order(classes, weights) if by_class else list(range(count))
+    order = prototype_order(classes, weights)
     scale = max(1, round((112 if count <= 15 else 84 if count <= 60 else 56) / width))
-    numbers = [f"#{p} {_number(float(weights[p]))}" for p in range(count)]
-    labels = max(_text_width(words) for words in [*class_names, *numbers])
+    numbers = [f"#{p} {number_words(float(weights[p]))}" for p in range(count)]
+    labels = max(text_width(words) for words in [*class_names, *numbers])
     cell = round(max(width * scale, labels)) + 6
     columns = _columns(count, cell)
     row = height * scale + 48
     rows = -(-count // columns)
     caption = _coverage_lines(classes, class_names)
-    wide = max(columns * cell - 6, *(round(_text_width(words)) for words, _ in caption))
-    page = _Page(wide + 2 * MARGIN, MARGIN + rows * row + 10 + 20 * len(caption))
+    wide = max(columns * cell - 6, *(round(text_width(words)) for words, _ in caption))
+    page = Page(wide + 2 * MARGIN, MARGIN + rows * row + 10 + 20 * len(caption))
     left = (wide - columns * cell + 6) // 2 + MARGIN
     for place, p in enumerate(order):
         x, y = left + place % columns * cell, MARGIN + place // columns * row

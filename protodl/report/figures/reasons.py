@@ -1,8 +1,8 @@
-"""One image beside its nearest prototypes and what each of them contributes."""
+"""An image beside its nearest prototypes, and what each of them contributes to the prediction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,64 +10,97 @@ from PIL import Image
 
 from protodl.report.figures.page import (
     BLUE,
-    BOX,
     GREEN,
     GREY,
     INK,
     MARGIN,
-    STEP,
     VERMILION,
-    Floats,
-    _boxed,
-    _number,
-    _Page,
-    _png,
-    _require,
-    _signed,
-    _styled,
+    Page,
+    number_words,
+    png_bytes,
+    signed_words,
+    styled,
 )
 from protodl.report.figures.pixels import Images, to_pixels
 
-HEAD = 46  # height of the words above the first case
+if TYPE_CHECKING:
+    from protodl.explanation.types import Explanation, PrototypeReason
+
+SHOWN = 3  # prototypes, the nearest ones
+HEAD = 46  # height of the words above the pictures
+BOX, STEP = 144, 164  # a picture, and from one to the next
 VERDICT, REASONS = MARGIN + 2 * STEP + 79, MARGIN + 2 * STEP + 178  # middle of one, left of other
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One image, what the network made of it, and the k prototypes that it is closest to."""
+@styled
+def reasons_figure(explanation: "Explanation", title: str) -> Figure:
+    """Draw an image, its reconstruction, its class and the nearest prototypes in one line.
 
-    title: str  # the data set
-    image: Images  # (C, H, W)
-    reconstruction: Images  # (C, H, W)
-    label: str  # names, not numbers
-    prediction: str
-    prototypes: Images  # (k, C, H, W), decoded, nearest first
-    prototype_classes: Sequence[str]
-    distances: Floats  # (k,)
-    contributions: Floats  # (k,), positive: speaks for the predicted class
-
-
-@_styled
-def reasons_figure(cases: Sequence[Case]) -> Figure:
-    """A row for each case, read as a sentence: this is a 7 because it looks like those."""
-    _require(bool(cases), "reasons_figure: no case")
-    shown = max(len(case.prototypes) for case in cases)
-    _require(shown > 0, "reasons_figure: a case without a prototype")
-    page = _Page(REASONS + shown * STEP + 8, HEAD + len(cases) * 236)
-    heads = (
-        (MARGIN + BOX / 2, "This image"),
-        (MARGIN + STEP + BOX / 2, "(reconstructed)"),
-        (VERDICT, "is classified as"),
-        (REASONS + (shown * STEP - STEP + BOX) / 2, "because it looks like these prototypes"),
-    )
-    for middle, words in heads:
-        page.text(middle, 20, words, size=8, weight="normal" if "(" in words else "bold")
-    for index, case in enumerate(cases):
-        y = HEAD + index * 236
-        if index:
-            page.rule(MARGIN, y - 9, REASONS + shown * STEP - 20)
-        _draw_case(page, case, y + 6)
+    Args:
+        explanation: its true class has to be known.
+        title: the data set.
+    """
+    nearest = sorted(explanation.prototypes, key=lambda reason: reason.distance)[:SHOWN]
+    page = Page(REASONS + len(nearest) * STEP + 8, HEAD + 236)
+    top = HEAD + 6
+    draw_image_pair(page, explanation, top)
+    page.text(MARGIN + BOX / 2, top + BOX + 17, title, color=GREY)
+    page.text(VERDICT, 20, "is classified as", size=8, weight="bold")
+    predicted = explanation.prediction.class_name
+    right = explanation.label == predicted
+    size, colour = 28 if len(predicted) <= 2 else 12, INK if right else VERMILION
+    page.text(VERDICT, top + BOX / 2, predicted, size=size, weight="bold", color=colour)
+    truth = "correct" if right else f"true class: {explanation.label}"
+    page.text(VERDICT, top + BOX + 17, truth, color=GREEN if right else VERMILION)
+    middle = REASONS + (len(nearest) * STEP - STEP + BOX) / 2
+    words = "by its distances to prototypes; the nearest:"
+    page.text(middle, 20, words, size=8, weight="bold")
+    largest = max(max(abs(reason.contribution) for reason in nearest), 1e-12)
+    for place, reason in enumerate(nearest):
+        share = (BOX - 4) * abs(reason.contribution) / largest
+        _draw_reason(page, reason, REASONS + place * STEP, top, share, predicted)
     return page.figure
+
+
+def draw_image_pair(page: Page, explanation: "Explanation", top: int) -> None:
+    """Draw the explained image and its reconstruction in two boxes below `top`, named above."""
+    for x, words, weight, picture in (
+        (MARGIN, "This image", "bold", explanation.image),
+        (MARGIN + STEP, "(reconstructed)", "normal", explanation.reconstruction),
+    ):
+        page.text(x + BOX / 2, 20, words, size=8, weight=weight)
+        draw_in_box(page, picture, x, top)
+
+
+def draw_in_box(
+    page: Page, picture: Images, x: int, y: int, side: int = BOX, centred: bool = True
+) -> None:
+    """Draw a picture (C, H, W) in a square, enlarged by a whole number."""
+    (pixels,) = to_pixels(np.asarray(picture)[None], "picture")
+    scale = max(1, side // max(pixels.shape[:2]))
+    high, wide = pixels.shape[0] * scale, pixels.shape[1] * scale
+    page.image(pixels, x + (side - wide) // 2 * centred, y + (side - high) // 2, scale)
+
+
+def contribution_colour(contribution: float) -> str:
+    """Blue where it speaks for a class, vermilion where against, grey where it rounds to 0."""
+    if signed_words(contribution)[0] == "0":
+        return GREY
+    return BLUE if contribution > 0 else VERMILION
+
+
+def _draw_reason(
+    page: Page, reason: "PrototypeReason", x: int, top: int, share: float, predicted: str
+) -> None:
+    """Draw one prototype with its class, distance and contribution; share: the bar's length."""
+    draw_in_box(page, reason.picture, x, top)
+    middle, below = x + BOX / 2, top + BOX
+    weight = "bold" if reason.class_name == predicted else "normal"
+    page.text(middle, below + 17, reason.class_name, weight=weight)
+    page.text(middle, below + 36, f"distance {number_words(reason.distance)}", color=GREY)
+    words = f"contribution {signed_words(reason.contribution)}"
+    page.text(middle, below + 54, words, color=contribution_colour(reason.contribution))
+    page.bar(x + 2, below + 66, share, reason.contribution > 0)
 
 
 def stack_reasons(pictures: Sequence[Path], output: Path) -> None:
@@ -84,32 +117,4 @@ def stack_reasons(pictures: Sequence[Path], output: Path) -> None:
         page.paste(part, (0, top))
         top += part.height
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(_png(page))
-
-
-def _draw_case(page: _Page, case: Case, y: int) -> None:
-    pair = to_pixels(np.stack([case.image, case.reconstruction]), case.title)
-    _boxed(page, pair[0], MARGIN, y)
-    _boxed(page, pair[1], MARGIN + STEP, y)
-    page.text(MARGIN + BOX / 2, y + BOX + 17, case.title, color=GREY)
-    right = case.label == case.prediction
-    size = 28 if len(case.prediction) <= 2 else 12
-    page.text(
-        VERDICT, y + BOX / 2, case.prediction, size=size, weight="bold",
-        color=INK if right else VERMILION,
-    )  # fmt: skip
-    truth = "correct" if right else f"true class: {case.label}"
-    page.text(VERDICT, y + BOX + 17, truth, color=GREEN if right else VERMILION)
-    pixels = to_pixels(case.prototypes, case.title)
-    largest = max(float(np.abs(case.contributions).max()), 1e-12)
-    for k in range(len(pixels)):
-        x, middle = REASONS + k * STEP, REASONS + k * STEP + BOX / 2
-        _boxed(page, pixels[k], x, y)
-        same = case.prototype_classes[k] == case.prediction
-        name, weight = case.prototype_classes[k], "bold" if same else "normal"
-        page.text(middle, y + BOX + 17, name, weight=weight)
-        page.text(middle, y + BOX + 36, f"distance {_number(float(case.distances[k]))}", color=GREY)
-        share = float(case.contributions[k])
-        words = f"contribution {_signed(share)}"
-        page.text(middle, y + BOX + 54, words, color=BLUE if share > 0 else VERMILION)
-        page.bar(x + 2, y + BOX + 66, (BOX - 4) * abs(share) / largest, share > 0)
+    output.write_bytes(png_bytes(page))

@@ -1,16 +1,13 @@
-"""A whole explanation as one page."""
+"""An explanation as one page: image, verdict, table of prototypes, nearest training images."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from protodl.report.figures.page import (
-    BLUE,
-    BOX,
     GREEN,
     GREY,
     INK,
@@ -18,16 +15,20 @@ from protodl.report.figures.page import (
     MARGIN,
     PAGE_WIDTH,
     PURPLE,
-    STEP,
     VERMILION,
-    _boxed,
-    _number,
-    _Page,
-    _signed,
-    _styled,
-    _text_width,
+    Page,
+    number_words,
+    signed_words,
+    styled,
+    text_width,
 )
-from protodl.report.figures.pixels import Images, to_pixels
+from protodl.report.figures.reasons import (
+    BOX,
+    STEP,
+    contribution_colour,
+    draw_image_pair,
+    draw_in_box,
+)
 
 if TYPE_CHECKING:
     from protodl.explanation.types import Explanation, PrototypeReason
@@ -43,7 +44,7 @@ BARS, BAR_WIDTH = (612, 862), 168
 CASE_STEP = 100
 
 
-@_styled
+@styled
 def explanation_figure(explanation: "Explanation") -> Figure:
     """One sheet: the image, what is decided and why, prototype by prototype, and the nearest cases.
 
@@ -55,10 +56,10 @@ def explanation_figure(explanation: "Explanation") -> Figure:
     head = max(MARGIN + 36 + BOX + 46, sum(line.height for line in verdict) + 24)
     sums = 2 + bool(others)
     table = 56 + len(shown) * ROW + sums * 24 + 16
-    page = _Page(PAGE_WIDTH, head + table + _closing_height(explanation))
-    _draw_question(page, explanation)
+    page = Page(PAGE_WIDTH, head + table + _closing_height(explanation))
+    _draw_image(page, explanation)
     _draw_lines(page, verdict, TEXT_LEFT, 10)
-    _Reasons(explanation, shown, others).draw(page, head)
+    _PrototypeTable(explanation, shown, others).draw(page, head)
     _draw_closing(page, explanation, head + table)
     return page.figure
 
@@ -94,7 +95,7 @@ def _paragraph(words: str, width: float, size: float = 7, **style: Any) -> list[
     lines: list[str] = []
     for word in words.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and _text_width(longer, size, weight) <= width:
+        if lines and text_width(longer, size, weight) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -107,7 +108,7 @@ def _paragraph(words: str, width: float, size: float = 7, **style: Any) -> list[
     ]
 
 
-def _draw_lines(page: _Page, lines: Sequence[_Line], x: float, y: float) -> None:
+def _draw_lines(page: Page, lines: Sequence[_Line], x: float, y: float) -> None:
     for line in lines:
         y += line.height
         page.text(x, y - line.step / 2, line.words, ha="left", **line.style)
@@ -134,15 +135,9 @@ def _verdict_lines(explanation: "Explanation") -> list[_Line]:
     return lines
 
 
-def _draw_question(page: _Page, explanation: "Explanation") -> None:
+def _draw_image(page: Page, explanation: "Explanation") -> None:
     """The image and its reconstruction, and where they come from."""
-    pair = np.stack([explanation.image, explanation.reconstruction])
-    heads = ("This image", "(reconstructed)")
-    for index, (pixels, words) in enumerate(zip(to_pixels(pair, "image"), heads, strict=True)):
-        x = MARGIN + index * STEP
-        _boxed(page, pixels, x, MARGIN + 28)
-        weight = "normal" if "(" in words else "bold"
-        page.text(x + BOX / 2, 20, words, size=8, weight=weight)
+    draw_image_pair(page, explanation, MARGIN + 28)
     origin = f"{explanation.row}, seed {explanation.seed}"
     for index, words in enumerate((explanation.name, origin)):
         y = MARGIN + 28 + BOX + 16 + LINE * index
@@ -153,21 +148,21 @@ def _shortened(words: str, width: float, **font: Any) -> str:
     """The words, their middle left out where they are wider than given."""
     kept = len(words)
     short = words
-    while _text_width(short, **font) > width and kept > 2:
+    while text_width(short, **font) > width and kept > 2:
         kept -= 1
         short = f"{words[: (kept + 1) // 2]}…{words[-(kept // 2) :]}"
     return short
 
 
 @dataclass(frozen=True, eq=False)
-class _Reasons:
+class _PrototypeTable:
     """The table of prototypes: a line for each, then what makes up the rest of the logits."""
 
     explanation: "Explanation"
     shown: "Sequence[PrototypeReason]"
     others: "Sequence[PrototypeReason]"
 
-    def draw(self, page: _Page, top: int) -> None:
+    def draw(self, page: Page, top: int) -> None:
         """Draw the table, its upper edge at `top`."""
         self._draw_head(page, top)
         y = top + 56
@@ -197,10 +192,10 @@ class _Reasons:
         ):
             page.text(MARGIN, y + 14, words, ha="left", weight=weight)
             for x, value in zip(NUMBERS, values, strict=True):
-                page.text(x, y + 14, _signed(value), ha="right", weight=weight)
+                page.text(x, y + 14, signed_words(value), ha="right", weight=weight)
             y += 24
 
-    def _draw_head(self, page: _Page, top: int) -> None:
+    def _draw_head(self, page: Page, top: int) -> None:
         names = [self.explanation.prediction.class_name, self.explanation.runner_up.class_name]
         heads: tuple[tuple[float, str, str, str], ...] = (
             (MARGIN, "left", "prototype", ""),
@@ -215,30 +210,31 @@ class _Reasons:
             page.text(x, top + 20, words, ha=side, weight="bold")
             page.text(x, top + 40, below, ha=side, color=GREY)
 
-    def _draw_reason(self, page: _Page, reason: "PrototypeReason", y: int) -> None:
+    def _draw_reason(self, page: Page, reason: "PrototypeReason", y: int) -> None:
         middle = y + ROW / 2
         case, predicted = reason.nearest_case, self.explanation.prediction.class_name
         weight = "bold" if reason.class_name == predicted else "normal"
         page.text(MARGIN, middle - 9, reason.class_name, ha="left", weight=weight)
         page.text(MARGIN, middle + 9, f"#{reason.index}", ha="left", color=GREY)
         for x, picture in ((DECODED, reason.picture), (CASE, case.picture)):
-            _draw_thumb(page, picture, x, y + 4)
+            draw_in_box(page, picture, x, y + 4, THUMB, centred=False)
         colour = INK if case.label == reason.class_name else VERMILION
         page.text(CASE_WORDS, middle - 9, case.label, ha="left", color=colour)
-        page.text(CASE_WORDS, middle + 9, f"{_number(case.distance)} away", ha="left", color=GREY)
-        page.text(DISTANCE, middle - 9, _number(reason.distance), ha="right")
-        usual = f"({_number(reason.usual_distance)})"
+        page.text(
+            CASE_WORDS, middle + 9, f"{number_words(case.distance)} away", ha="left", color=GREY
+        )
+        page.text(DISTANCE, middle - 9, number_words(reason.distance), ha="right")
+        usual = f"({number_words(reason.usual_distance)})"
         page.text(DISTANCE, middle + 9, usual, ha="right", color=GREY)
-        page.text(WEIGHT, middle, _number(reason.weight), ha="right")
+        page.text(WEIGHT, middle, number_words(reason.weight), ha="right")
         self._draw_values(page, middle, (reason.contribution, reason.contribution_to_runner_up))
 
-    def _draw_values(self, page: _Page, y: float, values: tuple[float, float]) -> None:
+    def _draw_values(self, page: Page, y: float, values: tuple[float, float]) -> None:
         """Two signed numbers, and bars from a zero that all lines share."""
         low, high = self._range
         for column, value in enumerate(values):
-            words = _signed(value)
-            colour = GREY if words[0] == "0" else BLUE if value > 0 else VERMILION
-            page.text(NUMBERS[column], y, words, ha="right", color=colour)
+            words = signed_words(value)
+            page.text(NUMBERS[column], y, words, ha="right", color=contribution_colour(value))
             zero = BARS[column] + BAR_WIDTH * -low / (high - low)
             page.bar(zero, y, BAR_WIDTH * value / (high - low), value > 0, width=4)
 
@@ -249,13 +245,6 @@ class _Reasons:
         values = [value for line in [*lines, _summed(self.others)] for value in line]
         low, high = min(0.0, *values), max(0.0, *values)
         return low, max(high, low + 1e-12)
-
-
-def _draw_thumb(page: _Page, picture: Images, x: int, y: int) -> None:
-    """A small picture (C, H, W), its left edge at x, halfway up a line of THUMB."""
-    (pixels,) = to_pixels(np.asarray(picture)[None], "picture")
-    scale = max(1, THUMB // max(pixels.shape[:2]))
-    page.image(pixels, x, y + (THUMB - pixels.shape[0] * scale) // 2, scale)
 
 
 def _summed(reasons: "Sequence[PrototypeReason]") -> tuple[float, float]:
@@ -278,17 +267,17 @@ def _closing_height(explanation: "Explanation") -> int:
     return max(36 + THUMB + 50, words + 24)
 
 
-def _draw_closing(page: _Page, explanation: "Explanation", top: int) -> None:
+def _draw_closing(page: Page, explanation: "Explanation", top: int) -> None:
     """The training cases nearest to the image, and what the runner-up lacks."""
     page.text(MARGIN, top + 18, "Training cases nearest to this image", ha="left", size=8,
               weight="bold")  # fmt: skip
     cases = explanation.nearest_cases
     for place, case in enumerate(cases):
         x, y = MARGIN + place * CASE_STEP, top + 34
-        _draw_thumb(page, case.picture, x, y)
+        draw_in_box(page, case.picture, x, y, THUMB, centred=False)
         same = case.label == explanation.prediction.class_name
         colour = INK if same else VERMILION
         page.text(x, y + THUMB + 14, case.label, ha="left", color=colour)
-        page.text(x, y + THUMB + 31, f"{_number(case.distance)} away", ha="left", color=GREY)
+        page.text(x, y + THUMB + 31, f"{number_words(case.distance)} away", ha="left", color=GREY)
     left = MARGIN + len(cases) * CASE_STEP + 20
     _draw_lines(page, _closing_words(explanation), left, top + 1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protodl.report.figures.pixels import Images, image_grid
-from tests.report.figures.test_figures import marked_images
+from tests.report.figures.drawings import marked_images
 
 
 @pytest.mark.parametrize("channels", [1, 3])

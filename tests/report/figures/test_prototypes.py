@@ -1,0 +1,98 @@
+"""Grids of images: each upright, to the pixel, in its place."""
+
+import numpy as np
+import pytest
+
+from protodl.report.figures.page import PAGE_WIDTH, to_array
+from protodl.report.figures.prototypes import prototype_order, prototypes_figure, samples_figure
+from tests.report.figures.drawings import (
+    CIFAR,
+    DIGITS,
+    marked_images,
+    places_of,
+    prototypes_of,
+    texts,
+    words,
+)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 6, 15, 50])
+def test_every_prototype_is_drawn_upright_and_to_the_pixel(count: int, channels: int) -> None:
+    images, figure = prototypes_of(count, channels)
+    page = to_array(figure)
+    for p in range(0, count, 7):
+        assert places_of(images[p], page), f"prototype {p} is missing or turned"
+        assert not places_of(images[p].transpose(0, 2, 1), page)
+    assert sum(len(axes.images) for axes in figure.axes) == count
+
+
+def test_many_prototypes_stay_on_the_page() -> None:
+    _, figure = prototypes_of(200)
+    assert figure.bbox.width <= PAGE_WIDTH
+    assert sum(name in DIGITS for name in words(figure)) == 200
+
+
+def test_one_row_of_prototypes_is_one_row() -> None:
+    images, figure = prototypes_of(5)
+    page = to_array(figure)
+    assert len({places_of(images[p], page)[0][0] for p in range(5)}) == 1
+
+
+def test_empty_cells_are_blank() -> None:
+    images, figure = prototypes_of(11)
+    page = to_array(figure)
+    height, scale = images.shape[2], 8  # 112 pixels over 14
+    corners = [places_of(image, page)[0] for image in images]
+    bottom = max(y for y, _ in corners)
+    last = max(x for y, x in corners if y == bottom)
+    right = last + images.shape[3] * scale
+    assert right < max(x for _, x in corners) + images.shape[3] * scale  # there is an empty cell
+    assert (page[bottom : bottom + height * scale + 40, right:] == 255).all()
+
+
+def test_prototypes_of_a_class_stand_together_the_strongest_first() -> None:
+    classes, weights = np.array([2, 0, 2, 0]), np.array([-1.0, -2.0, -3.0, -4.0])
+    assert prototype_order(classes, weights) == [3, 1, 2, 0]
+    figure = prototypes_figure(marked_images(4), classes, weights, DIGITS)
+    assert words(figure)[:8] == ["0", "#3 -4.00", "0", "#1 -2.00", "2", "#2 -3.00", "2", "#0 -1.00"]
+
+
+def test_classes_without_a_prototype_are_named() -> None:
+    figure = prototypes_figure(
+        marked_images(2), np.array([0, 3]), np.array([-1.0, -1.0]), CIFAR[:5]
+    )
+    assert "without a prototype: automobile, bird, deer" in words(figure)
+    _, covered = prototypes_of(15)
+    assert not any("without" in line for line in words(covered))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_original_stands_above_its_reconstruction(channels: int) -> None:
+    images = marked_images(20, channels)
+    originals, decoded = images[:10], (images[10:] / 255).astype(np.float32)
+    page = to_array(samples_figure(originals, decoded))
+    for original, reconstruction in zip(originals, images[10:], strict=True):
+        above, below = places_of(original, page), places_of(reconstruction, page)
+        assert len(above) == len(below) == 1
+        assert above[0][1] == below[0][1]
+        assert above[0][0] < below[0][0]
+
+
+def test_wrong_predictions_stand_out() -> None:
+    images = marked_images(3)
+    labels, predictions = np.array([3, 1, 2]), np.array([3, 5, 2])
+    figure = samples_figure(images, images, labels, predictions, CIFAR)
+    bold = [text.get_text() for text in texts(figure) if text.get_fontweight() == "bold"]
+    assert bold == ["dog"]
+    assert words(figure).count("cat") == 2
+
+
+def test_numbers_that_do_not_fit_together_are_refused() -> None:
+    images = marked_images(3)
+    with pytest.raises(ValueError, match="as many"):
+        prototypes_figure(images, np.zeros(2, int), np.zeros(2), DIGITS)
+    with pytest.raises(ValueError, match="reconstructions"):
+        samples_figure(images, images[:2])
+    with pytest.raises(ValueError, match="2 labels"):
+        samples_figure(images, images, np.zeros(2, int))
