@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from protodl.core.config import ConfigError, Params, load_params
+from protodl.core.config import Params, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
 
 
@@ -19,14 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DVC_NO_ANALYTICS", "true")
     options = _parser().parse_args(arguments)
-    from protodl.pipeline.run import PipelineError
     from protodl.pipeline.workers import Stopped
-    from protodl.report.results import ResultsError
-    from protodl.tracking import TrackingError
 
     try:
         options.do(options)
-    except (ConfigError, PipelineError, ResultsError, TrackingError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
@@ -152,18 +150,12 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from protodl.core.files import CheckpointError
-    from protodl.data.datasets import DatasetError
-    from protodl.data.pictures import InputError
     from protodl.report.sheets import run_explain
 
-    try:
-        run_explain(
-            _relative("."), options.row, options.images, options.test, options.seed,
-            options.output or Path("explanations") / options.row, options.json,
-        )  # fmt: skip
-    except (CheckpointError, DatasetError, InputError) as error:
-        raise OSError(str(error)) from error
+    run_explain(
+        _relative("."), options.row, options.images, options.test, options.seed,
+        options.output or Path("explanations") / options.row, options.json,
+    )  # fmt: skip
 
 
 def _ui(options: argparse.Namespace) -> None:
@@ -172,10 +164,7 @@ def _ui(options: argparse.Namespace) -> None:
 
     if experiment_name() != EXPERIMENT:  # the demo's runs are not those of these files
         _fill_mlflow()
-    try:
-        serve_ui(options.port)
-    except ValueError as error:
-        raise OSError(f"{error} with --port") from error
+    serve_ui(options.port)
 
 
 def _sync(_options: argparse.Namespace) -> None:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from protodl.core.config import ConfigError, load_params
+from protodl.core.config import load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
 from protodl.data.datasets import DATASETS
-from protodl.data.download import MIRROR_VARIABLE, DownloadError, download
+from protodl.data.download import MIRROR_VARIABLE, download
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sample=options.sample,
             mirror=os.environ.get(MIRROR_VARIABLE),
         )
-    except (ConfigError, DownloadError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(

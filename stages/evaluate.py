@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from protodl.core.config import LossConfig, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import resolve_runtime
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import Split, load_split, split_validation
@@ -187,7 +188,7 @@ def main() -> int:
     )
     try:
         evaluate_row(parser.parse_args())
-    except (ValueError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from protodl.core.config import load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import environment_facts, resolve_runtime
 from protodl.data.datasets import load_split, split_validation
 from protodl.network.judge import judge_accuracy, save_judge
@@ -45,7 +46,7 @@ def main() -> int:
     parser.add_argument("--metrics", type=Path, required=True, help="JSON with its accuracy")
     try:
         train(parser.parse_args())
-    except (ValueError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

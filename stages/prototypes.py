@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from protodl.core.config import load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import DATASETS, load_split, split_validation
 from protodl.explanation.gallery import load_gallery
@@ -68,7 +69,7 @@ def main() -> int:
     )
     try:
         draw_row(parser.parse_args())
-    except (ValueError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

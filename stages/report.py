@@ -6,11 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from protodl.core.config import ConfigError, load_params
+from protodl.core.config import load_params
+from protodl.core.errors import ProtodlError
 from protodl.report.cards import write_cards
 from protodl.report.figures import reasons
 from protodl.report.html import html_report
-from protodl.report.results import ResultsError, read_rows
+from protodl.report.results import read_rows
 from protodl.report.results_page import overview_pictures, require_pictures, results_page
 from protodl.report.tables import shortfall
 from protodl.tracking.project import try_sync
@@ -57,7 +58,7 @@ def main() -> int:
     parser.add_argument("--html", type=Path, required=True, help="HTML page to write")
     try:
         report(parser.parse_args())
-    except (ConfigError, ResultsError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -16,6 +16,7 @@ import torch
 
 from protodl.core import config, files, machine, training_log
 from protodl.core.config import Experiment, TrainingConfig, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import Runtime, environment_facts, project_root, resolve_runtime
 from protodl.core.training_log import SeedLog
 from protodl.data import augment, datasets
@@ -27,7 +28,7 @@ from protodl.network.network import Classifier
 from protodl.training import fingerprint as fingerprints
 from protodl.training import optimizers, step_graph, trainer
 from protodl.training.fingerprint import fingerprint
-from protodl.training.trainer import FitResult, Trainer, TrainingError, build_network, fit
+from protodl.training.trainer import FitResult, Trainer, build_network, fit
 
 # The sources that decide an outcome: a change in one of them is another fingerprint.
 MODULES = (
@@ -196,7 +197,7 @@ def main() -> int:
     parser.add_argument("--curves", type=Path, required=True, help="CSV of the learning curves")
     try:
         train_row(parser.parse_args())
-    except (ValueError, TrainingError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

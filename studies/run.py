@@ -7,9 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from protodl.core.config import ConfigError, load_params
+from protodl.core.config import load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
-from protodl.pipeline.run import DATA_STAGES, PipelineError, reproduce, run_pipeline
+from protodl.pipeline.run import DATA_STAGES, reproduce, run_pipeline
 from protodl.pipeline.workers import Stopped
 from studies.price.variants import load_study
 
@@ -46,7 +47,7 @@ def main() -> int:
         parser.error(f"--jobs {options.jobs}: 1 or more")
     try:
         run_study(FOLDER / options.study, options.jobs, STUDIES[options.study])
-    except (ConfigError, PipelineError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:

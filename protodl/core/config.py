@@ -32,6 +32,8 @@ DECODERS: dict[str, str] = {
     "upconv": "protodl.network.layers:UpsampleDecoder",
 }
 
+from protodl.core.errors import ProtodlError
+
 DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
 PresetName = Literal["paper", "port"]
 ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
@@ -85,7 +87,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(ProtodlError):
     """A mistake in params.yaml; the message names the file, the key, the value and the remedy."""
 
 

@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from protodl.core.errors import ProtodlError
+
 FORMAT = 1
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ProtodlError):
     """A file that is missing, damaged or not what it should be; the message says what to do."""
 
 

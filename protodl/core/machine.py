@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from protodl.core.config import ConfigError, TrainingConfig
+
 if TYPE_CHECKING:
     import torch
-
-    from protodl.core.config import TrainingConfig
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of malloc.h
 THREADS_VARIABLE = "PROTODL_THREADS"  # set by `protodl run -j N` for each worker
@@ -45,16 +45,16 @@ class Runtime:
     cuda_graph: bool = False  # whether steps are recorded and replayed
 
 
-def resolve_runtime(training: "TrainingConfig") -> Runtime:
+def resolve_runtime(training: TrainingConfig) -> Runtime:
     """Turn `auto` into this machine's best choice and set torch's number of threads.
 
     Raises:
-        ValueError: device cuda is asked for and there is none.
+        ConfigError: device cuda is asked for and there is none.
     """
     import torch
 
     if training.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
+        raise ConfigError(
             "params.yaml: training.device = 'cuda': torch sees no GPU; use 'auto' or 'cpu'"
         )
     auto_device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,15 +2,36 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from protodl.core.errors import ProtodlError
+
+
+class ResultsError(ProtodlError):
+    """Results that are missing or belong to other parameters; the message says what to run."""
 
 
 class Record(BaseModel):
     """An immutable record that is stored as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a record from its file.
+
+        Raises:
+            ResultsError: the file is missing, or is not such a record.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ResultsError(f"{path}: missing; run `dvc repro`") from None
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            reason = " ".join(str(error).split())
+            raise ResultsError(f"{path}: cannot be read ({reason}); run `dvc repro`") from None
 
 
 class EpochRecord(Record):
@@ -47,11 +68,6 @@ class SeedLog(Record):
     num_validation: int
     data_digest: str
     history: list[EpochRecord]
-
-    @classmethod
-    def read(cls, path: Path) -> "SeedLog":
-        """Read a log; raises pydantic's ValidationError where the file is not one."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
 
     def write(self, path: Path) -> None:
         """Write the log as JSON; it appears whole or not at all."""

@@ -16,12 +16,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
+from protodl.core.config import ConfigError
+from protodl.core.errors import ProtodlError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
-class DatasetError(ValueError):
+class DatasetError(ProtodlError):
     """A split file that is missing, damaged or not of the expected kind."""
 
 
@@ -201,13 +204,13 @@ def split_validation(split: Split, size: int = 5000, seed: int = 0) -> tuple[Spl
     only; the global random state is neither read nor changed. Both parts keep the original order.
 
     Raises:
-        ValueError: `size` is not between 1 and N - 1.
+        ConfigError: `size` is not between 1 and N - 1.
     """
     import torch
 
     total = len(split)
     if not 0 < size < total:
-        raise ValueError(
+        raise ConfigError(
             f"params.yaml: training.validation_size = {size}: must be between 1 and {total - 1}, "
             f"as there are {total} training images (the embedded sample is small: use 400)"
         )

@@ -22,6 +22,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from protodl.core.errors import ProtodlError
 from protodl.data.datasets import DATASETS, DatasetInfo, Split, save_split
 
 MIRROR_VARIABLE = "PROTODL_DATA_MIRROR"
@@ -30,7 +31,7 @@ TIMEOUT_SECONDS = 30.0
 CHUNK_BYTES = 1 << 18
 
 
-class DownloadError(RuntimeError):
+class DownloadError(ProtodlError):
     """A data set could not be obtained; the text names every source and why it failed."""
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from protodl.core.errors import ProtodlError
 from protodl.data.datasets import DatasetInfo, to_unit_interval
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -21,7 +22,7 @@ Input: TypeAlias = Tensor | Array | Image.Image | Path | str
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files of a folder that are taken for images
 
 
-class InputError(ValueError):
+class InputError(ProtodlError):
     """A picture that is missing, damaged or of a wrong kind; the message says which."""
 
 

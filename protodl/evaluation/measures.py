@@ -86,7 +86,7 @@ MEASURES = _registry(  # by name, in the order of results.json
         "independent_agreement",
         "independent agreement",
         "prototypes whose decoded picture an independent classifier, which never saw a "
-        "decoded picture, puts into the prototype's class",
+        "prototype or a reconstruction, puts into the prototype's class",
         "explanations",
     ),
     Measure(

@@ -51,14 +51,17 @@ class Model:
 
     def __post_init__(self) -> None:
         codes, means = self.case_base.codes, self.case_base.mean_distances
-        prototypes = self.network.prototypes
-        found, wanted = (len(means), len(codes)), (len(prototypes), len(self.train))
-        if found != wanted or codes.shape[1:] != prototypes.shape[1:]:
-            raise CheckpointError(
-                f"{self.row}, seed {self.seed}: the case base is not of this network and data: it "
-                f"has {found[0]} prototypes and {found[1]} training images, they have {wanted[0]} "
-                f"and {wanted[1]}; renew it: dvc repro evaluate@{self.row}"
-            )
+        fitting = codes.shape[1:] == self.network.prototypes.shape[1:]
+        if not fitting or len(means) != len(self.network.prototypes):
+            raise self._mismatch("is of another network")
+        if len(codes) != len(self.train):
+            raise self._mismatch(f"holds {len(codes)} training cases, the data {len(self.train)}")
+
+    def _mismatch(self, problem: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.row}, seed {self.seed}: the case base {problem}; "
+            f"renew it: dvc repro evaluate@{self.row}"
+        )
 
     @cached_property
     def exact(self) -> PrototypeNetwork:

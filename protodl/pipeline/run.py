@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from protodl.core.config import Params, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import THREADS_VARIABLE, available_cpus
-from protodl.core.training_log import SeedLog
+from protodl.core.training_log import ResultsError, SeedLog
 from protodl.pipeline.workers import Job, Workers
 from protodl.report.tables import format_seconds
 
@@ -26,7 +27,7 @@ WORKER_GIB = {"full": 3.0, "sample": 1.5}
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's, not seen by psutil
 
 
-class PipelineError(RuntimeError):
+class PipelineError(ProtodlError):
     """DVC could not run, or a stage failed; the message says which."""
 
 
@@ -130,7 +131,7 @@ def read_logs(root: Path, row: str) -> list[SeedLog]:
     for path in sorted((root / ROWS / row / "training").glob("seed-*.json")):
         try:
             logs.append(SeedLog.read(path))
-        except (OSError, ValueError):
+        except ResultsError:
             continue  # an estimate is not worth stopping for
     return logs
 

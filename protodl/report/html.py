@@ -13,8 +13,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from protodl.core.config import Params
+from protodl.core.training_log import ResultsError
 from protodl.report.cards import templates
-from protodl.report.results import ResultRow, ResultsError
+from protodl.report.results import ResultRow
 from protodl.report.results_page import PICTURES, how_made, row_facts
 from protodl.report.tables import Column, below, protocol, tables
 

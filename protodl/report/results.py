@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from protodl.core.config import Experiment, Params, flatten
-from protodl.core.training_log import UNTRACKED, Record, SeedLog
+from protodl.core.training_log import UNTRACKED, Record, ResultsError, SeedLog
 from protodl.evaluation.measures import MEASURES, Place, measures, select
 from protodl.report.published import load_published
 
@@ -22,10 +22,6 @@ MEASURES_BEFORE: dict[str, tuple[Place, ...]] = {  # where measures stand among 
     "published_accuracy": ("accuracy",),
     "num_epochs": ("explanations", "training"),
 }
-
-
-class ResultsError(ValueError):
-    """Results that are missing or belong to other parameters; the message says what to run."""
 
 
 class ResultRow(Record):
@@ -81,7 +77,7 @@ class ResultRow(Record):
 # --- from the pipeline's files ------------------------------------------------------------------
 
 
-class SeedEvaluation(BaseModel):
+class SeedEvaluation(Record):
     """What the evaluation of one seed left behind, as far as it is used here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -93,7 +89,7 @@ class SeedEvaluation(BaseModel):
     prototypes: dict[str, list[Any]]
 
 
-class Metrics(BaseModel):
+class Metrics(Record):
     """A row's metrics.json."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -130,32 +126,14 @@ def read_row(row: str, params: Params, folder: Path) -> RowFiles:
             row, what differs, and what to run.
     """
     own = folder / row
-    logs = [_read(SeedLog, own / "training" / f"seed-{seed}.json", row) for seed in params.seeds]
+    logs = [SeedLog.read(own / "training" / f"seed-{seed}.json") for seed in params.seeds]
     evaluations = [
-        _read(SeedEvaluation, own / "evaluation" / f"seed-{seed}.json", row)
-        for seed in params.seeds
+        SeedEvaluation.read(own / "evaluation" / f"seed-{seed}.json") for seed in params.seeds
     ]
-    files = RowFiles(logs, evaluations, _read(Metrics, own / "metrics.json", row))
+    files = RowFiles(logs, evaluations, Metrics.read(own / "metrics.json"))
     for problem in _differences(row, params, files):
         raise ResultsError(f"{own}: row {row!r}: {problem}; run `dvc repro`")
     return files
-
-
-_File = TypeVar("_File", bound=BaseModel)
-
-
-def _read(kind: type[_File], path: Path, row: str) -> _File:
-    try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultsError(
-            f"{path}: missing: row {row!r} has no result for these parameters; run `dvc repro`"
-        ) from None
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise ResultsError(
-            f"{path}: row {row!r}: cannot be read ({reason}); run `dvc repro`"
-        ) from None
 
 
 def _differences(row: str, params: Params, files: RowFiles) -> Iterable[str]:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protodl.core.config import Experiment, Params
+from protodl.core.training_log import ResultsError
 from protodl.evaluation.measures import MEASURES, measures
 from protodl.report.published import load_published
-from protodl.report.results import ResultRow, ResultsError, differences
+from protodl.report.results import ResultRow, differences
 from protodl.report.tables import (
     Column,
     below,
+    definition,
     format_seconds,
     hardware,
     on_full_data,
@@ -142,8 +144,7 @@ def overview_pictures(rows: Sequence[ResultRow], folder: Path) -> list[Path]:
 
 
 def _meanings(columns: Sequence[Column]) -> str:
-    words = [f"{each.heading[0].upper()}{each.heading[1:]}: {each.meaning}." for each in columns]
-    return _items(words)
+    return _items([definition(each.heading, each.meaning) for each in columns])
 
 
 def _items(lines: Sequence[str]) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from protodl.core.training_log import UNTRACKED
+from protodl.core.training_log import UNTRACKED, ResultsError
 from protodl.evaluation.measures import MEASURES, Measure, measures
 from protodl.report.published import load_published
-from protodl.report.results import ResultRow, ResultsError
+from protodl.report.results import ResultRow
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SAMPLE_HEADING = "**Made on the embedded sample; NOT comparable with the published numbers.**"
@@ -118,6 +118,11 @@ def shortfall(rows: Sequence[ResultRow]) -> str:
     return (
         f"Below the published number: {f'{len(short)} {of}: {listed}' if short else f'none {of}'}."
     )
+
+
+def definition(heading: str, meaning: str) -> str:
+    """What a column means, as a line: `Coverage: classes that have ... .`"""
+    return f"{heading[0].upper()}{heading[1:]}: {meaning}."
 
 
 def hardware(environments: Iterable[Mapping[str, str]]) -> str:

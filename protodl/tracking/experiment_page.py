@@ -8,6 +8,7 @@ import sys
 from protodl.evaluation.measures import measures
 from protodl.tracking.store import (
     Store,
+    TrackingError,
     open_current,
     raising_tracking_errors,
     tracking_uri,
@@ -78,8 +79,7 @@ def serve_ui(port: int) -> None:
     A store that is itself a server needs none: then only its link is printed.
 
     Raises:
-        ValueError: the port is taken.
-        TrackingError: the store cannot be opened or written.
+        TrackingError: the port is taken, or the store cannot be opened or written.
     """
     store = open_current()
     _prepare_view(store)
@@ -91,7 +91,9 @@ def serve_ui(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ValueError(f"port {port} is taken ({error}); choose another one") from error
+            raise TrackingError(
+                f"port {port} is taken ({error}); choose another one with --port"
+            ) from error
     address = link(f"http://127.0.0.1:{port}")
     print(f"{address}\nready in about 20 seconds; Ctrl-C ends it", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its processes

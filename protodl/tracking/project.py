@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protodl import tracking
 from protodl.core.config import Params, load_params
-from protodl.core.training_log import SeedLog
+from protodl.core.training_log import ResultsError, SeedLog
 from protodl.evaluation.measures import MEASURES, select
 from protodl.report.cards import model_card
 from protodl.report.results import (
     ResultRow,
-    ResultsError,
     RowFiles,
     differing_parameters,
     read_row,
@@ -50,7 +49,7 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
             references/<row>/seed-<s>.pt; those that are missing are left out.
 
     Raises:
-        ResultsError: one of those files is damaged.
+        ResultsError, CheckpointError: one of those files is damaged.
         protodl.tracking.TrackingError: the store cannot be opened or written.
     """
     files, left_out = _read(params, rows)
@@ -114,14 +113,13 @@ def load_model(models: Path, log: SeedLog, explains: bool = False) -> "ServedMod
         None where a file is not on this machine, or a network without prototypes is to explain.
 
     Raises:
-        ResultsError: a file is damaged.
+        CheckpointError: a file is damaged.
     """
     path = models / log.row / f"seed-{log.seed}.pt"
     compared = models / "references" / log.row / f"seed-{log.seed}.pt"
     has_prototypes = log.parameters["model"]["distance"] != "none"
     if not path.exists() or (explains and not (has_prototypes and compared.exists())):
         return None
-    from protodl.core.files import CheckpointError  # late: MLflow mostly has all models
     from protodl.data.datasets import DATASETS
     from protodl.explanation.serving import Explainer, explainer_facts
     from protodl.network.cases import load_case_base
@@ -129,16 +127,14 @@ def load_model(models: Path, log: SeedLog, explains: bool = False) -> "ServedMod
     from protodl.network.network import Classifier
 
     class_names = DATASETS[str(log.parameters["dataset"])].class_names
-    try:
-        network = load_network(path)
-        if not explains:
-            return tracking.ServedModel(Classifier(network), _example(network), class_names)
-        case_base = load_case_base(compared)
-    except CheckpointError as error:
-        raise ResultsError(str(error)) from error
+    network = load_network(path)
+    if not explains:
+        return tracking.ServedModel(Classifier(network), _example(network), class_names)
+    case_base = load_case_base(compared)
     reasons = explainer_facts(network, case_base, class_names)
-    explainer = Explainer(network, case_base)
-    return tracking.ServedModel(explainer, _example(network), class_names, reasons)
+    return tracking.ServedModel(
+        Explainer(network, case_base), _example(network), class_names, reasons
+    )
 
 
 def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":

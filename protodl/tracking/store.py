@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class TrackingWarning(UserWarning):
     """Something was not recorded in MLflow; the computation itself went on."""
 
 
-class TrackingError(RuntimeError):
+class TrackingError(ProtodlError):
     """The MLflow store cannot be used; the message names it, the reason and what to do."""
 
 

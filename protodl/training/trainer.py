@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from protodl.core.config import Experiment
+from protodl.core.errors import ProtodlError
 from protodl.core.files import FORMAT, read, write_atomically
 from protodl.core.machine import Runtime, seeded
 from protodl.core.training_log import EpochRecord
@@ -29,7 +30,7 @@ from protodl.training.optimizers import build_optimizers, learning_rate
 from protodl.training.step_graph import StepGraph
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ProtodlError):
     """A training that cannot go on."""
 
 

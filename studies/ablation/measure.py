@@ -9,6 +9,7 @@ from statistics import fmean
 import torch
 
 from protodl.core.config import LossConfig, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import resolve_runtime
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.evaluation.accuracy import evaluate
@@ -65,7 +66,7 @@ def main() -> int:
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
     try:
         measure_variant(parser.parse_args())
-    except (ValueError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""Prototypes of several trainings in rows below each other."""
+"""Decoded prototypes of several trainings, one row for each training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from protodl.report.figures.pixels import Images, to_pixels
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """The prototypes of one variant that stand for S different classes."""
+    """Decoded prototypes of one variant, at most one for each class; S of them."""
 
     name: str
     note: str  # below the name
     images: Images  # (S, C, H, W), decoded
     classes: Ints  # (S,)
-    agrees: npt.NDArray[np.bool_]  # (S,) whether the network puts the picture into that class
+    agrees: npt.NDArray[np.bool_]  # (S,) whether the network classifies the picture as that class
 
 
 @styled
@@ -37,7 +37,8 @@ def comparison_figure(
 ) -> Figure:
     """A row for each variant, a column for each class; variants of a data set below each other.
 
-    groups, class_names: by title of the data set. A bar below a picture: the network disagrees.
+    groups, class_names: by title of the data set. A bar below a picture means that the network
+    classifies it as another class.
     """
     blocks = [_Block(rows, class_names[title]) for title, rows in groups.items()]
     require(bool(blocks), "comparison_figure: nothing to compare")
@@ -53,7 +54,7 @@ def comparison_figure(
 
 
 class _Block:
-    """The variants of one data set, and the pixels that they take."""
+    """The variants of one data set, and their layout in pixels."""
 
     def __init__(self, rows: Sequence[Compared], class_names: Sequence[str]) -> None:
         require(bool(rows), "comparison_figure: a data set without a variant")

@@ -9,32 +9,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tabulate import tabulate
 
-from protodl.core.config import ConfigError, Experiment, Params, flatten, load_params
+from protodl.core.config import Experiment, Params, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import DATASETS
 from protodl.network.checkpoint import load_network
 from protodl.network.head import prototype_classes
 from protodl.network.network import PrototypeNetwork
 from protodl.report.figures.page import save
-from protodl.report.tables import SAMPLE_HEADING, format_seconds
+from protodl.report.results import differences as differing
+from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
 from studies.ablation import picture
 from studies.ablation.variants import BASES
+from studies.pages import headings, meanings, value, write
 
-NONE = "–"
-COLUMNS = {  # measured name: heading, format, factor
-    "decode_agreement": ("decode agreement", "{:.0f} %", 100),
-    "independent_agreement": ("independent agreement", "{:.0f} %", 100),
-    "case_agreement": ("case agreement", "{:.0f} %", 100),
-    "cycle_identity": ("cycle identity", "{:.0f} %", 100),
-    "reconstruction_agreement": ("reconstruction agreement", "{:.0f} %", 100),
-    "purity25": ("purity@25", "{:.2f}", 1),
-    "manifold_ratio": ("on-manifold ratio", "{:.2f}", 1),
-    "duplicates": ("duplicates", "{:.3g}", 1),
-    "coverage": ("coverage", "{:.3g}", 1),
-    "keep_1_accuracy": ("one prototype (%)", "{:.2f}", 100),
-}
+COLUMNS = (  # measures beside the accuracy
+    "decode_agreement",
+    "independent_agreement",
+    "case_agreement",
+    "cycle_identity",
+    "reconstruction_agreement",
+    "purity25",
+    "manifold_ratio",
+    "duplicates",
+    "coverage",
+    "keep_1_accuracy",
+)
 
 
 class Variant(NamedTuple):
@@ -95,8 +96,7 @@ def differences(default: Experiment, experiment: Experiment) -> dict[str, str]:
     """Keys of an experiment that differ from the default's; a preset stands for all of its keys."""
     if experiment.preset:
         return {"preset": experiment.preset}
-    before, after = flatten(default.model_dump()), flatten(experiment.model_dump())
-    return {key: value for key, value in after.items() if value != before[key]}
+    return differing(experiment, default)
 
 
 # --- the page ---------------------------------------------------------------------------------
@@ -118,17 +118,6 @@ PORT = """\
 of each batch decoded), made for 1,500 epochs and cut to the same {epochs} here: its row says what \
 equally long training gives, not what that recipe reaches. On CIFAR-10 its elastic deformation is \
 off, as in the other rows."""
-MEASURES = """\
-- Decode agreement: prototypes whose decoded picture the network puts into the prototype's class. \
-Independent agreement: the same, judged by a plain classifier that never saw a prototype or a \
-reconstruction. Case agreement: prototypes whose nearest training case has the prototype's class, \
-by its label and in that judge's verdict. Cycle identity: prototypes whose decoded picture, \
-encoded again, is nearest to themselves. Reconstruction agreement: validation images whose \
-reconstruction gets the same prediction. Purity@25: share of the 25 nearest training cases that \
-have the prototype's class. On-manifold ratio: distance to the nearest training case over the \
-usual one among training cases. Duplicates: pairs of prototypes of one class that nearly coincide. \
-Coverage: classes that have a prototype. One prototype: accuracy \
-when only the largest contribution counts. {dash}: there are no prototypes to measure."""
 
 
 def introduction(variants: Sequence[Variant], params: Params) -> str:
@@ -159,22 +148,17 @@ def _epochs(variants: Sequence[Variant]) -> str:
 def table(variants: Sequence[Variant]) -> str:
     """All variants; a dash where a number has no meaning."""
     defaults = {v.dataset: v.accuracy for v in variants if v.short == "default"}
-    names = ["variant", "validation accuracy (%)", "difference"]
-    names += [heading for heading, _, _ in COLUMNS.values()]
+    names = ["variant", "validation accuracy (%)", "difference", *headings(COLUMNS)]
     cells = [
         [
             v.name,
-            f"{100 * v.accuracy:.2f}",
+            value("validation_accuracy", v.metrics),
             NONE if v.short == "default" else f"{100 * (v.accuracy - defaults[v.dataset]):+.2f}",
-            *(
-                style.format(factor * v.metrics[name]) if name in v.metrics else NONE
-                for name, (_, style, factor) in COLUMNS.items()
-            ),
+            *(value(name, v.metrics) for name in COLUMNS),
         ]
         for v in variants
     ]
-    align = ["left", *["right"] * (len(names) - 1)]
-    return tabulate(cells, names, "pipe", disable_numparse=True, colalign=align)
+    return markdown_table(names, cells)
 
 
 def words(variants: Sequence[Variant]) -> Iterator[str]:
@@ -186,22 +170,17 @@ def words(variants: Sequence[Variant]) -> Iterator[str]:
     yield "## What each variant changes"
     yield "\n".join(f"- `{name}`: {listed}" for name, listed in changes.items())
     yield "## How to read it"
-    yield "\n".join(
-        [PORT.format(epochs=_epochs(variants)), MEASURES.format(dash=NONE), _how(variants)]
-    )
+    port = PORT.format(epochs=_epochs(variants))
+    dash = f"- {NONE}: there are no prototypes to measure."
+    yield "\n".join([port, meanings(COLUMNS), dash, _how(variants)])
 
 
 def _how(variants: Sequence[Variant]) -> str:
     logs = [log for variant in variants for log in variant.logs]
-    facts = {
-        name: "; ".join(dict.fromkeys(log.environment.get(name, "unknown") for log in logs))
-        for name in ("processor", "device", "threads", "precision", "torch", "python")
-    }
     seconds = format_seconds(sum(log.train_seconds for log in logs))
     return (
-        f"- Command: `make ablation`. Training time: {seconds} in sum. Hardware: "
-        f"{facts['processor']}; device {facts['device']}, threads {facts['threads']}, precision "
-        f"{facts['precision']}; torch {facts['torch']}, Python {facts['python']}."
+        f"- Command: `make ablation`. Training time: {seconds} in total. Hardware: "
+        f"{hardware(log.environment for log in logs)}."
     )
 
 
@@ -251,10 +230,8 @@ def report(options: argparse.Namespace) -> None:
     variants = read_variants(params, options.rows)
     groups = compared(variants, options.models, params.seeds[0])
     save(picture.comparison_figure(groups, class_names()), options.picture)
-    records = [variant.record() for variant in variants]
-    options.results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     text = page(variants, params, options.picture.name)
-    options.markdown.write_text(text, encoding="utf-8")
+    write(text, [variant.record() for variant in variants], options)
     print(f"{options.markdown}: {len(variants)} variants", flush=True)
 
 
@@ -269,7 +246,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True, help="JSON to write")
     try:
         report(parser.parse_args())
-    except (ConfigError, ValueError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from protodl.core.config import ConfigError, Params, load_params
+from protodl.core.config import Params, load_params
+from protodl.core.errors import ProtodlError
 
 BASES = {"mnist": "mnist-small-deconv", "cifar10": "cifar10-small-deconv"}  # rows of the project
 EPOCHS = 2
@@ -122,7 +123,7 @@ def main() -> int:
     """Write the study's params.yaml."""
     try:
         text = params_text(load_params(Path("params.yaml")))
-    except ConfigError as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     Path(__file__).with_name("params.yaml").write_text(text, encoding="utf-8")

@@ -1,33 +1,31 @@
 """Stage report: accuracy and quality of the table's rows, with and without what explains them."""
 
 import argparse
-import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, variance
 
 from pydantic import BaseModel
-from tabulate import tabulate
 
-from protodl.core.config import ConfigError, Params, load_params
+from protodl.core.config import Params, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.training_log import SeedLog
-from protodl.report.results import ResultsError, read_row
-from protodl.report.tables import SAMPLE_HEADING, format_seconds
+from protodl.report.results import read_row
+from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
+from studies.pages import headings, meanings, value, write
 from studies.price.variants import load_study
 
-NONE = "–"
-
-QUALITY = {  # measured name: heading, format, factor
-    "decode_agreement": ("decode agreement (%)", "{:.0f}", 100),
-    "cycle_identity": ("cycle identity (%)", "{:.0f}", 100),
-    "independent_agreement": ("independent agreement (%)", "{:.0f}", 100),
-    "case_agreement": ("case agreement (%)", "{:.0f}", 100),
-    "purity25": ("purity@25", "{:.2f}", 1),
-    "duplicates": ("duplicates", "{:.3g}", 1),
-}
+QUALITY = (  # measures of the second table
+    "decode_agreement",
+    "cycle_identity",
+    "independent_agreement",
+    "case_agreement",
+    "purity25",
+    "duplicates",
+)
 
 
 class Mean(BaseModel):
@@ -75,11 +73,6 @@ class Pair:
             return None
         return math.sqrt(self.with_.squared_error + self.without.squared_error)
 
-    @property
-    def quality(self) -> list[tuple[float | None, float | None]]:
-        """The measures of QUALITY with and without; None where there are no prototypes."""
-        return [(self.with_.quality.get(name), self.without.quality.get(name)) for name in QUALITY]
-
 
 def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> list[Pair]:
     """Every row of the study with what was measured on both sides, without and in the table.
@@ -120,8 +113,9 @@ READING = """\
 - Difference: mean accuracy with, less without, over seeds {seeds}, in percentage points; ± its \
 standard error, from the spread over the seeds of both sides. Seed by seed: the same with equal \
 initial weights, which says more where all have one sign.
-- Quality: with → without. What each figure means stands in [RESULTS.md](../../RESULTS.md).
-- Command: `make price`. Training time: {seconds} for the rows without, in sum. Hardware with: \
+- Second table: with → without.
+{meanings}
+- Command: `make price`. Training time: {seconds} for the rows without, in total. Hardware with: \
 {ours}; without: {theirs}."""
 
 
@@ -130,9 +124,10 @@ def page(pairs: Sequence[Pair], validation: int, seeds: Sequence[int], sample: b
     logs = [log for pair in pairs for log in pair.without.logs]
     words = READING.format(
         seeds=", ".join(str(seed) for seed in seeds),
+        meanings=meanings(QUALITY),
         seconds=format_seconds(sum(log.train_seconds for log in logs)),
-        ours=hardware(log for pair in pairs for log in pair.with_.logs),
-        theirs=hardware(logs),
+        ours=hardware(log.environment for pair in pairs for log in pair.with_.logs),
+        theirs=hardware(log.environment for log in logs),
     )
     heading = ["# What the explanations cost"] + ([SAMPLE_HEADING] if sample else [])
     parts = [
@@ -151,30 +146,22 @@ def table(pairs: Sequence[Pair]) -> str:
         [pair.row, percents(pair.with_), percents(pair.without), points(pair), by_seed(pair)]
         for pair in pairs
     ]
-    return markdown(names, cells)
+    return markdown_table(names, cells)
 
 
 def quality(pairs: Sequence[Pair]) -> str:
     """Quality of every row's prototypes, with and without."""
-    names = ["row", *(heading for heading, _, _ in QUALITY.values())]
-    styles = [(style, factor) for _, style, factor in QUALITY.values()]
     cells = [
         [
             pair.row,
             *(
-                " → ".join(NONE if v is None else style.format(factor * v) for v in values)
-                for (style, factor), values in zip(styles, pair.quality, strict=True)
+                f"{value(name, pair.with_.quality)} → {value(name, pair.without.quality)}"
+                for name in QUALITY
             ),
         ]
         for pair in pairs
     ]
-    return markdown(names, cells)
-
-
-def markdown(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A table with its first column to the left and the others to the right."""
-    align = ["left", *["right"] * (len(names) - 1)]
-    return tabulate(cells, names, "pipe", disable_numparse=True, colalign=align)
+    return markdown_table(["row", *headings(QUALITY)], cells)
 
 
 def percents(side: Side) -> str:
@@ -211,29 +198,16 @@ def verdict(pairs: Sequence[Pair]) -> str:
     )
 
 
-def hardware(logs: Iterable[SeedLog]) -> str:
-    """Where trainings ran, each place once."""
-    names = ("processor", "device", "threads", "precision", "torch")
-    places = [{name: log.environment.get(name, "unknown") for name in names} for log in logs]
-    said = (
-        f"{p['processor']}, device {p['device']}, threads {p['threads']}, {p['precision']}, "
-        f"torch {p['torch']}"
-        for p in places
-    )
-    return "; ".join(dict.fromkeys(said))
-
-
 def record(pair: Pair) -> Mapping[str, object]:
     """A row as it stands in the JSON; accuracies are shares."""
-    before, after = zip(*pair.quality, strict=True)
     return {
         "row": pair.row,
         "with": pair.with_.accuracies,
         "without": pair.without.accuracies,
         "difference": pair.difference,
         "standard_error": pair.standard_error,
-        "quality_with": dict(zip(QUALITY, before, strict=True)),
-        "quality_without": dict(zip(QUALITY, after, strict=True)),
+        "quality_with": {name: pair.with_.quality.get(name) for name in QUALITY},
+        "quality_without": {name: pair.without.quality.get(name) for name in QUALITY},
     }
 
 
@@ -241,11 +215,9 @@ def report(options: argparse.Namespace) -> None:
     """Write page and JSON."""
     params = load_study(options.params, options.project)
     pairs = read_pairs(params, load_params(options.project), options.without, options.rows)
-    records = [record(pair) for pair in pairs]
-    options.results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     sample = params.data.source == "sample"
     text = page(pairs, params.training.validation_size, params.seeds, sample)
-    options.markdown.write_text(text, encoding="utf-8")
+    write(text, [record(pair) for pair in pairs], options)
     print(f"{options.markdown}: {verdict(pairs)}", flush=True)
 
 
@@ -260,7 +232,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True, help="JSON to write")
     try:
         report(parser.parse_args())
-    except (ConfigError, ResultsError, ValueError, OSError) as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from protodl.core.config import ConfigError, Params, load_params
+from protodl.core.errors import ProtodlError
 
 CHANGES = {
     "model": {"project": False},
@@ -56,7 +57,7 @@ def main() -> int:
     """Write the study's params.yaml."""
     try:
         text = params_text(load_params(Path("params.yaml")))
-    except ConfigError as error:
+    except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     Path(__file__).with_name("params.yaml").write_text(text, encoding="utf-8")

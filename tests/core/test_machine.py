@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from protodl.core.config import TrainingConfig
+from protodl.core.config import ConfigError, TrainingConfig
 from protodl.core.machine import (
     THREADS_VARIABLE,
     environment_facts,
@@ -63,7 +63,7 @@ def test_auto_is_bfloat16_only_where_the_processor_multiplies_it() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"training\.device = 'cuda'.*'auto' or 'cpu'"):
+    with pytest.raises(ConfigError, match=r"training\.device = 'cuda'.*'auto' or 'cpu'"):
         resolve_runtime(TrainingConfig(device="cuda"))
 
 

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 import torch
 
-from protodl.core.config import DatasetName
+from protodl.core.config import ConfigError, DatasetName
 from protodl.data.datasets import (
     DATASETS,
     DatasetError,
@@ -246,7 +246,7 @@ def test_hold_out_copies() -> None:
 
 @pytest.mark.parametrize("size", [-1, 0, 10, 11, 5000])
 def test_hold_out_refuses_impossible_sizes(size: int) -> None:
-    with pytest.raises(ValueError, match=rf"validation_size = {size}: must be between 1 and 9"):
+    with pytest.raises(ConfigError, match=rf"validation_size = {size}: must be between 1 and 9"):
         split_validation(make_split([5, 5]), size)
 
 

@@ -298,9 +298,9 @@ def test_the_words_name_the_largest_contributions(model: Model, test: Split) -> 
 
 def test_what_does_not_belong_together_is_refused(model: Model) -> None:
     fewer = dataclasses.replace(model.case_base, mean_distances=torch.ones(3))
-    with pytest.raises(CheckpointError, match="has 3 prototypes"):
+    with pytest.raises(CheckpointError, match="another network"):
         dataclasses.replace(model, case_base=fewer)
-    with pytest.raises(CheckpointError, match="they have 12 and 5;"):
+    with pytest.raises(CheckpointError, match="training cases"):
         dataclasses.replace(model, train=model.train.select(torch.arange(5)))
 
 

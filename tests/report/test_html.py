@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from protodl.core.config import Params
+from protodl.core.training_log import ResultsError
 from protodl.report.html import KINDS, OPEN, html_report
-from protodl.report.results import ResultsError, read_rows
+from protodl.report.results import read_rows
 from protodl.report.results_page import PICTURES
 from protodl.report.tables import SAMPLE_HEADING, tables
 from tests.chromium import BINARY, Page, chromium

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from protodl.core.config import Params, load_params
-from protodl.core.training_log import UNTRACKED
+from protodl.core.training_log import UNTRACKED, ResultsError
 from protodl.report.published import load_published
-from protodl.report.results import ResultRow, ResultsError, read_row, read_rows
+from protodl.report.results import ResultRow, read_row, read_rows
 from protodl.report.results_page import results_page, row_facts
 from protodl.report.tables import (
     SAMPLE_HEADING,
@@ -111,7 +111,7 @@ def test_a_removed_row_vanishes_and_a_new_one_is_missed(params: Params, tmp_path
     fewer = write_params(tmp_path, {"own": CIFAR}, seeds=params.seeds)
     assert [row.row for row in read_rows(fewer, tmp_path / "rows")] == ["own"]
     more = write_params(tmp_path, {**EXPERIMENTS, "new": MNIST}, seeds=params.seeds)
-    with pytest.raises(ResultsError, match=r"row 'new'.*dvc repro"):
+    with pytest.raises(ResultsError, match=r"rows/new/.*dvc repro"):
         read_rows(more, tmp_path / "rows")
 
 
@@ -135,7 +135,7 @@ def test_results_of_other_parameters_are_refused(case: str, tmp_path: Path) -> N
     )
     with pytest.raises(ResultsError, match=message) as error:
         read_row("mnist-small-deconv", changed, tmp_path / "rows")
-    assert "row 'mnist-small-deconv'" in str(error.value)
+    assert "rows/mnist-small-deconv" in str(error.value)
     assert "dvc repro" in str(error.value)
 
 
@@ -159,10 +159,10 @@ def test_results_that_do_not_belong_together_are_refused(params: Params, tmp_pat
 def test_a_missing_or_damaged_file_is_named(name: str, params: Params, tmp_path: Path) -> None:
     path = tmp_path / "rows" / "own" / name
     path.write_text(path.read_text()[:40])
-    with pytest.raises(ResultsError, match=re.escape(f"{path}: row 'own': cannot be read")):
+    with pytest.raises(ResultsError, match=re.escape(f"{path}: cannot be read")):
         read_rows(params, tmp_path / "rows")
     path.unlink()
-    with pytest.raises(ResultsError, match=re.escape(f"{path}: missing: row 'own'")):
+    with pytest.raises(ResultsError, match=re.escape(f"{path}: missing; run")):
         read_rows(params, tmp_path / "rows")
 
 

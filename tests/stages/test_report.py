@@ -17,13 +17,13 @@ from PIL import Image
 from protodl import tracking
 from protodl.cli import main
 from protodl.core.config import ModelConfig, Params
-from protodl.core.training_log import SeedLog
+from protodl.core.training_log import ResultsError, SeedLog
 from protodl.network.cases import CaseBase, save_case_base
 from protodl.network.checkpoint import save_network
 from protodl.network.network import Classifier, PrototypeNetwork
 from protodl.pipeline.demo import EXPERIMENT
 from protodl.report.figures import reasons
-from protodl.report.results import ResultRow, ResultsError, read_rows
+from protodl.report.results import ResultRow, read_rows
 from protodl.report.tables import results_table
 from protodl.tracking.project import sync_project, tracked_rows
 from stages import report
@@ -188,7 +188,7 @@ def test_a_row_without_results_stops_the_report_but_not_the_others_sync(
 ) -> None:
     (project / "results/rows/own/metrics.json").unlink()
     assert run_stage(monkeypatch) == 1
-    assert "row 'own' has no result" in capsys.readouterr().err
+    assert "rows/own/metrics.json: missing; run" in capsys.readouterr().err
     assert not (project / "RESULTS.md").exists()
     created, (reason,) = sync_project(params, Path("results/rows"), Path("models"))
     assert created == []
@@ -350,9 +350,7 @@ def test_a_row_that_was_never_reported_in_full_is_named(params: Params) -> None:
     log = training(params, "own", 0)
     tracking.log_row([log], {"test_accuracy": 0.5}, {}, {})
     only = Params(seeds=[0], experiments={"own": row})
-    with pytest.raises(
-        ResultsError, match=r"row 'own' lacks 'validation_accuracy'; `protodl sync`"
-    ):
+    with pytest.raises(ResultsError, match=r"lacks 'validation_accuracy'; `protodl sync`"):
         tracked_rows(only)
 
 

@@ -12,7 +12,14 @@ import torch
 import yaml
 from PIL import Image
 
-from protodl.core.config import Experiment, Params, TrainingConfig, flatten, load_params
+from protodl.core.config import (
+    ConfigError,
+    Experiment,
+    Params,
+    TrainingConfig,
+    flatten,
+    load_params,
+)
 from protodl.core.machine import resolve_runtime
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.data.download import download
@@ -20,6 +27,7 @@ from protodl.network.checkpoint import save_network
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
 from protodl.report.figures.page import to_array
+from protodl.report.tables import NONE
 from protodl.training.trainer import Trainer, build_network, fit
 from studies.ablation import picture, report
 from studies.ablation.measure import measure
@@ -206,7 +214,7 @@ def test_the_table_says_what_was_measured(reported: Path) -> None:
         accuracy = records[row]["metrics"]["validation_accuracy"]
         assert table[row]["validation accuracy (%)"] == f"{100 * accuracy:.2f}"
     purity = records["mnist-5-prototypes"]["metrics"]["purity25"]
-    assert table["mnist-5-prototypes"]["purity@25"] == f"{purity:.2f}"
+    assert table["mnist-5-prototypes"]["purity@25 (%)"] == f"{100 * purity:.0f}"
     assert table["mnist-5-prototypes"]["coverage"] == "5"
     difference = np.subtract(
         *(records[row]["metrics"]["validation_accuracy"] for row in reversed(SMALL[:2]))
@@ -216,7 +224,7 @@ def test_the_table_says_what_was_measured(reported: Path) -> None:
 
 def test_a_layer_without_prototypes_has_dashes(reported: Path) -> None:
     plain = cells(reported)["mnist-plain-layer"]
-    numbers = {name for name, cell in plain.items() if cell != report.NONE}
+    numbers = {name for name, cell in plain.items() if cell != NONE}
     assert numbers == {"variant", "validation accuracy (%)", "difference"}
 
 
@@ -245,7 +253,7 @@ def test_a_missing_result_is_named(reported: Path, tmp_path: Path, capfd: Any) -
 def test_a_study_without_a_default_is_refused() -> None:
     rows = {"mnist-a": STUDY.experiment("mnist-no-r1")}
     params = Params(seeds=[0], experiments=rows)
-    with pytest.raises(ValueError, match="no row 'mnist-default'"):
+    with pytest.raises(ConfigError, match="no row 'mnist-default'"):
         report.read_variants(params, Path("nowhere"))
 
 

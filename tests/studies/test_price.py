@@ -123,3 +123,13 @@ def test_a_row_without_prototypes_has_dashes(tmp_path: Path) -> None:
     (tmp_path / "without" / "a" / "metrics.json").write_text('{"mean": {"validation_accuracy": 1}}')
     assert run_report(tmp_path) == 0
     assert " 93 → – " in (tmp_path / "P.md").read_text()
+
+
+def test_the_committed_numbers_are_those_of_the_committed_table() -> None:
+    text = (FOLDER / "price.json").read_text(encoding="utf-8")
+    for each in json.loads(text):
+        folder = ROOT / "results" / "rows" / each["row"]
+        seeds = [json.loads(path.read_text()) for path in sorted(folder.glob("evaluation/*.json"))]
+        assert each["with"] == [seed["metrics"]["validation_accuracy"] for seed in seeds]
+        mean = json.loads((folder / "metrics.json").read_text())["mean"]
+        assert each["quality_with"] == {name: mean[name] for name in report.QUALITY}

@@ -35,7 +35,7 @@ def test_a_taken_port_is_named() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ValueError, match=f"port {port} is taken"):
+        with pytest.raises(tracking.TrackingError, match=f"port {port} is taken"):
             tracking.serve_ui(port)
 
 

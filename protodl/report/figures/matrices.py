@@ -215,7 +215,7 @@ def _weight_shades(matrix: Floats) -> Pixels:
     rows, strongest = np.arange(len(matrix)), matrix.argmin(axis=1)
     sizes = np.abs(matrix)
     sizes[rows, strongest] = 0  # filled below: the others keep the whole scale for themselves
-    # Few steps make a small file, and are told apart more easily than many.
+    # Six steps make a small file, and differ more visibly than a smooth scale.
     shares = np.rint(6 * sizes / max(float(sizes.max()), 1e-12)) / 12
     shades: Pixels = np.where((matrix < 0)[..., None], tint(shares, BLUE), tint(shares, ORANGE))
     shades[rows, strongest] = tint(np.ones(()), BLUE)

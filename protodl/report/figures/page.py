@@ -35,7 +35,7 @@ LINE = 18  # of 7 point text
 MINUS = "\N{MINUS SIGN}"
 
 
-# Okabe and Ito's colours: told apart also by colour-blind readers and in grey print.
+# Okabe and Ito's colours: colour-blind readers distinguish them, also in grey print.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
 ORANGE, SKY = "#E69F00", "#56B4E9"
 INK, GREY, RULE = "#1A1A1A", "#666666", "#CCCCCC"
