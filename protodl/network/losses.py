@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protodl.core.config import LossConfig, ReconstructionNorm
-from protodl.network.head import prototype_classes
+from protodl.network.head import exact_distances, prototype_classes
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 
 Value = TypeVar("Value", float, Tensor)
@@ -185,7 +185,6 @@ def diversity(prototypes: Tensor) -> Tensor:
     if len(prototypes) < 2:
         return prototypes.new_zeros(())
     held = prototypes.detach()
-    distances = torch.cdist(held, held, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.fill_diagonal_(torch.inf).argmin(dim=1)
+    nearest = exact_distances(held, held).fill_diagonal_(torch.inf).argmin(dim=1)
     gaps = _NORMS["l2"](prototypes - prototypes[nearest])
     return -gaps.clamp_min(SMALLEST_GAP).log().mean()

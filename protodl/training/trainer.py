@@ -31,7 +31,7 @@ from protodl.network.losses import (
     weighted,
 )
 from protodl.network.network import PrototypeNetwork
-from protodl.training.optimizers import build_optimizers, learning_rate
+from protodl.training.optimizers import build_optimizers, learning_rate, set_learning_rate
 from protodl.training.step_graph import StepGraph
 
 
@@ -250,9 +250,7 @@ class Trainer:
         lr = learning_rate(self.experiment.optimizer, step, self.total_steps)
         if self.graph is not None:
             self.learning_rate.fill_(lr)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr if self.graph is None else self.learning_rate
+        set_learning_rate(self.optimizers, lr if self.graph is None else self.learning_rate)
 
     def _optimise(self, loss: Tensor, decay: float) -> None:
         """Backward, clip, step, average."""
