@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protodl.core.config import AugmentConfig
+from protodl.data.datasets import to_unit_interval
 
 
 def shift_and_flip(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
@@ -102,15 +103,19 @@ def elastic(images: Tensor, alpha: float, sigma: float, generator: torch.Generat
     return deform(images, displacement(noise.to(images.dtype), alpha / 2**15, sigma))
 
 
-def augment_pixels(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """The changes that only move whole pixels, on the stored uint8 images (N, C, H, W)."""
-    if config.shift == 0 and not config.flip:
-        return images
-    return shift_and_flip(images, config.shift, config.flip, generator)
+def augmented(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Training images in [0, 1], changed as `augment` in params.yaml says.
 
+    Whole pixels are moved first, while the images are still uint8; elastic deformation follows.
 
-def augment_values(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """The changes that interpolate, on images (N, C, H, W) in [0, 1]."""
-    if config.elastic_alpha == 0:
-        return images
-    return elastic(images, config.elastic_alpha, config.elastic_sigma, generator)
+    Args:
+        images: uint8 (N, C, H, W).
+        config: which changes, and how strong.
+        generator: source of randomness, on the images' device.
+    """
+    if config.shift or config.flip:
+        images = shift_and_flip(images, config.shift, config.flip, generator)
+    values = to_unit_interval(images)
+    if not config.elastic_alpha:
+        return values
+    return elastic(values, config.elastic_alpha, config.elastic_sigma, generator)

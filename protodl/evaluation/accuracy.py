@@ -10,8 +10,8 @@ from torch import Tensor
 
 from protodl.core.config import LossConfig
 from protodl.data.datasets import Split, batches
-from protodl.network.losses import TERM_NAMES, batch_terms, diversity, prototype_terms
-from protodl.network.network import PrototypeNetwork
+from protodl.network.losses import TERMS, LossInputs, compute_terms, weighted
+from protodl.network.network import NetworkOutput, PrototypeNetwork
 
 
 @dataclass(frozen=True)
@@ -41,32 +41,47 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a network on a split; every image counts once, also in a short last batch.
 
-    `decode=False` is for accuracy alone: it leaves the decoder out, and what needs it.
+    `decode=False` is for accuracy alone: it leaves out the decoder and all terms that training does
+    not always compute.
     """
-    predictions: list[Tensor] = []
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    closest = torch.full((len(network.prototypes),), torch.inf, device=device)
+    names = [name for name, term in TERMS.items() if decode or term.when == "always"]
+    averaged = [name for name in names if not TERMS[name].whole]
+    sums = torch.zeros(len(averaged), dtype=torch.float64, device=device)
+    outputs: list[NetworkOutput] = []
     for images, labels in batches(split, device):
         output = network(images, decode=decode)
-        terms = batch_terms(output, images, labels, weights.reconstruction_norm)
-        means = torch.stack([terms.classification, terms.reconstruction, terms.r2])
-        sums += means.double() * len(labels)
-        predictions.append(output.logits.argmax(dim=1))
-        closest = torch.minimum(closest, output.distances.amin(dim=0))
-    predicted = torch.cat(predictions).cpu()
-    classified, reconstructed, to_prototypes = (sums / len(split)).tolist()
-    r1 = float(closest.double().mean())
-    found = {"classification": classified, "r1": r1, "r2": to_prototypes}
-    if decode:
-        chosen = torch.arange(len(network.prototypes), device=device)
-        found["reconstruction"] = reconstructed
-        found |= {name: float(term) for name, term in prototype_terms(network, chosen).items()}
-        found["diversity"] = float(diversity(network.prototypes))
+        inputs = LossInputs(network, output, images, labels, weights)
+        terms = compute_terms(inputs, averaged)
+        sums += torch.stack([terms[name] for name in averaged]).double() * len(labels)
+        outputs.append(output._replace(reconstructions=None))
+    found = dict(zip(averaged, (sums / len(split)).tolist(), strict=True))
+    whole = _whole_split(network, outputs, split, weights)
+    once = compute_terms(whole, [name for name in names if TERMS[name].whole])
+    found |= {name: float(term) for name, term in once.items()}
+    predicted = whole.output.logits.argmax(dim=1).cpu()
     return Evaluation(
         predictions=predicted,
         accuracy=accuracy(predicted, split.labels),
-        terms={name: found[name] for name in TERM_NAMES if name in found},
-        loss=sum(getattr(weights, name) * found[name] for name in TERM_NAMES) if decode else None,
+        terms={name: found[name] for name in names},
+        loss=sum(weighted(found, weights)) if decode else None,
+    )
+
+
+def _whole_split(
+    network: PrototypeNetwork, outputs: list[NetworkOutput], split: Split, weights: LossConfig
+) -> LossInputs:
+    """All of a split's outputs at once, in float64 and without pictures; all prototypes chosen."""
+    logits, distances, codes = (
+        torch.cat([getattr(output, name) for output in outputs]).double()
+        for name in ("logits", "distances", "codes")
+    )
+    return LossInputs(
+        network=network,
+        output=NetworkOutput(logits, None, distances, codes),
+        images=split.images,
+        labels=split.labels.to(logits.device),
+        weights=weights,
+        chosen=torch.arange(len(network.prototypes), device=logits.device),
     )
 
 

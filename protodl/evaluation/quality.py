@@ -10,7 +10,13 @@ from torch import Tensor
 
 from protodl.data.datasets import Split, batches, to_unit_interval
 from protodl.network.cases import CaseBase, nearest_cases
-from protodl.network.head import baseline, class_dominance, contributions, prototype_classes
+from protodl.network.head import (
+    baseline,
+    class_dominance,
+    contributions,
+    exact_distances,
+    prototype_classes,
+)
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
 
@@ -97,10 +103,10 @@ def measure_quality(network: PrototypeNetwork, case_base: CaseBase) -> Prototype
         classes=classes.cpu(),
         dominance=class_dominance(weight).cpu(),
         decoded_classes=decoded.logits.argmax(dim=1).cpu(),
-        returned=_distances(decoded.codes, prototypes).argmin(dim=1).cpu(),
+        returned=exact_distances(decoded.codes, prototypes).argmin(dim=1).cpu(),
         purity=purity(prototypes, classes, codes, labels, PURITY_NEIGHBOURS).cpu(),
         manifold_ratio=manifold_ratio(prototypes, codes, DENSITY_CASES).cpu(),
-        distances=_distances(prototypes, prototypes).cpu(),
+        distances=exact_distances(prototypes, prototypes).cpu(),
     )
 
 
@@ -213,11 +219,6 @@ def manifold_ratio(prototypes: Tensor, codes: Tensor, cases: int) -> Tensor:
     nearest = nearest_cases(prototypes, codes, 1)[1][:, 0]
     usual = nearest_cases(codes[:cases], codes, 2)[1][:, 1]  # the first is itself
     return nearest / usual.median().clamp(min=torch.finfo(codes.dtype).tiny)
-
-
-def _distances(left: Tensor, right: Tensor) -> Tensor:
-    """Euclidean distances (M, N) of codes (M, D) and (N, D), without the shortcut's rounding."""
-    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def purity(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from protodl.network.cases import CaseBase
+from protodl.network.cases import CaseBase, nearness
 from protodl.network.head import baseline, contributions, prototype_classes
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 
@@ -37,8 +37,7 @@ class Explainer(nn.Module):
         output: NetworkOutput = self.network(images, decode=False)
         weight = self.network.head.weight
         parts = contributions(output.distances, self.mean_distances, weight)
-        # |a|² + |b|² - 2ab finds the nearest; its distance is then computed without that rounding.
-        nearest = (self.squares - 2 * output.codes @ self.codes.T).argmin(dim=1)
+        nearest = nearness(output.codes, self.codes, self.squares).argmin(dim=1)
         to_case = (output.codes - self.codes[nearest]).square().sum(dim=1).sqrt()
         return output.logits, parts, output.distances, to_case
 

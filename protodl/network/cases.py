@@ -1,6 +1,6 @@
-"""What an explanation compares an image with: training cases and usual distances, once per seed.
+"""What an explanation compares an image with: training images and usual distances, once per seed.
 
-Shapes: N training cases, M images, D code size, P prototypes.
+Shapes: N training images, M other images, D code size, P prototypes.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,18 +18,22 @@ USUAL_SHARE = 0.99  # of validation images lie within the limits
 
 @dataclass(frozen=True)
 class CaseBase:
-    """Facts of one trained network, measured on its training cases and on validation images."""
+    """Facts of one trained network, measured on its training images and on validation images."""
 
-    codes: Tensor  # (N, D) of the training cases, in the order of the training split
+    codes: Tensor  # (N, D) of the training images, in the order of the training split
     labels: Tensor  # (N,) their classes
     mean_distances: Tensor  # (P,) to each prototype, over the validation images
     prototype_limit: float  # distance to the nearest prototype that 1 % of validation images exceed
-    case_limit: float  # the same of the nearest training case
+    case_limit: float  # the same of the distance to the nearest training image
 
 
 @torch.inference_mode()
 def measure_case_base(network: PrototypeNetwork, train: Split, validation: Split) -> CaseBase:
-    """Encode the training cases, and see how far validation images usually lie from everything."""
+    """Encode the training images, and measure how far validation images lie from them.
+
+    The limits are the 99 % quantiles of a validation image's distance to the nearest prototype and
+    to the nearest training image: an image beyond them is unlike what the network was trained on.
+    """
     device = network.prototypes.device
     codes = torch.cat([network.encode(images) for images, _ in batches(train, device)]).float()
     shown = torch.cat([network.encode(images) for images, _ in batches(validation, device)]).float()
@@ -44,14 +48,22 @@ def measure_case_base(network: PrototypeNetwork, train: Split, validation: Split
     )
 
 
-def nearest_cases(queries: Tensor, codes: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices and Euclidean distances, both (M, count), of the nearest of the codes (N, D).
+def nearness(queries: Tensor, codes: Tensor, squares: Tensor) -> Tensor:
+    """|b|² - 2ab (M, N) of queries a (M, D) and codes b (N, D), whose |b|² are `squares` (N,).
 
-    Found by the fast formula |a|² + |b|² - 2ab, then measured without its rounding.
+    For one query it orders the codes as their distances do, as |a - b|² = |a|² + |b|² - 2ab.
+    """
+    return squares - 2 * queries @ codes.T
+
+
+def nearest_cases(queries: Tensor, codes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Indices and Euclidean distances, both (M, count), of the codes (N, D) nearest to (M, D).
+
+    Found by `nearness`, which is quick, then measured without its rounding.
     """
     squares = codes.square().sum(dim=1)
     found = [
-        (squares - 2 * part @ codes.T).topk(min(count, len(codes)), largest=False).indices
+        nearness(part, codes, squares).topk(min(count, len(codes)), largest=False).indices
         for part in queries.split(500)
     ]
     indices = torch.cat(found)
@@ -69,7 +81,7 @@ def load_case_base(path: Path) -> CaseBase:
     """Read what `save_case_base` wrote.
 
     Raises:
-        CheckpointError: the file is missing or not a case_base.
+        CheckpointError: the file is missing or not a case base.
     """
     remedy = "make it: dvc repro evaluate@<row>"
     data = read(path, remedy)

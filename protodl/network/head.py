@@ -1,9 +1,18 @@
 """The linear head on distances: the class of each prototype, and what it contributes to each logit.
 
-Shapes: N images, P prototypes, K classes.
+Shapes: N images, D code size, P prototypes, K classes.
 """
 
+import torch
 from torch import Tensor
+
+
+def exact_distances(left: Tensor, right: Tensor) -> Tensor:
+    """Euclidean distances ‖a - b‖₂ (M, N) of codes (M, D) and (N, D), from their differences.
+
+    The quicker |a|² + |b|² - 2ab loses digits where a and b are near each other.
+    """
+    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def contributions(distances: Tensor, mean_distances: Tensor, head_weight: Tensor) -> Tensor:

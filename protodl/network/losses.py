@@ -1,91 +1,141 @@
 """The terms that training minimises (Li et al. 2018), each with its equation and its variants.
 
-Shapes: N images, C channels, H x W pixels, P prototypes, K classes.
+The loss is Σ_t λ_t · term_t; the weights λ are those of `loss` in params.yaml. A new term is a
+function with its equation, an entry in `TERMS`, and its weight, of the same name, in `LossConfig`.
+
+Shapes: N images, C channels, H x W pixels, D code size, P prototypes, K classes; S of the
+prototypes are decoded in a step.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from protodl.core.config import LossConfig, ReconstructionNorm
-from protodl.network.head import prototype_classes
+from protodl.network.head import exact_distances, prototype_classes
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 
-
-class LossTerms(NamedTuple):
-    """The unweighted terms of one batch, scalars; names are those of the weights in params.yaml."""
-
-    classification: Tensor
-    reconstruction: Tensor
-    r1: Tensor
-    r2: Tensor
-    prototype_classification: Tensor
-    cycle: Tensor
-    diversity: Tensor
-
-    def total(self, weights: LossConfig) -> Tensor:
-        """The weighted sum Σ λ_t · term_t that training minimises."""
-        parts = [getattr(weights, name) * term for name, term in self._asdict().items()]
-        return torch.stack(parts).sum()
-
-
-TERM_NAMES = LossTerms._fields
+Value = TypeVar("Value", float, Tensor)
 SMALLEST_GAP = 1e-6  # between prototypes, where its logarithm is taken
 
 
-def batch_terms(
-    output: NetworkOutput, images: Tensor, labels: Tensor, norm: ReconstructionNorm
-) -> LossTerms:
-    """The terms of a batch: images (N, C, H, W) in [0, 1], labels (N,) of class indices.
+@dataclass(frozen=True)
+class LossInputs:
+    """What the terms of a batch of images are computed from."""
 
-    The reconstruction term is a mean over the images that were decoded, the first of the batch; the
-    terms of the prototypes alone are 0 (see `prototype_terms`).
+    network: PrototypeNetwork
+    output: NetworkOutput  # of the network for the images
+    images: Tensor  # (N, C, H, W) in [0, 1]
+    labels: Tensor  # (N,) class indices
+    weights: LossConfig
+    chosen: Tensor | None = None  # (S,) indices of the prototypes that are decoded, if any
+
+    @cached_property
+    def prototypes(self) -> Tensor:
+        """The chosen prototypes (S, D)."""
+        return self.network.prototypes[self.chosen]
+
+    @cached_property
+    def prototype_output(self) -> NetworkOutput:
+        """The network's output for its own pictures of them, network(decode(p))."""
+        output: NetworkOutput = self.network(self.network.decode(self.prototypes), decode=False)
+        return output
+
+    @property
+    def prototype_labels(self) -> Tensor:
+        """The class (S,) that each of them stands for."""
+        return prototype_classes(self.network.head.weight.detach())[self.chosen]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of the loss, a scalar: how it is computed, and when training computes it.
+
+    Where it is not computed, it counts as 0.
     """
-    decoded = output.reconstructions
-    zero = output.logits.new_zeros(())
-    return LossTerms(
-        classification=classification(output.logits, labels),
-        reconstruction=(
-            zero
-            if decoded is None
-            else reconstruction_error(decoded, images[: len(decoded)], norm).mean()
-        ),
-        r1=r1(output.distances),
-        r2=r2(output.distances),
-        prototype_classification=zero,
-        cycle=zero,
-        diversity=zero,
-    )
+
+    compute: Callable[[LossInputs], Tensor]
+    when: Literal["always", "weighted", "prototypes decoded"] = "weighted"  # weighted: λ > 0
+    # An evaluation computes it once for all images of a split, not as a mean over batches.
+    whole: bool = False
 
 
-def prototype_terms(network: PrototypeNetwork, chosen: Tensor) -> dict[str, Tensor]:
-    """What the pictures of the prototypes with indices `chosen` (S,) mean to the network itself.
+# In the order in which they are summed up and written down.
+TERMS: dict[str, Term] = {
+    "classification": Term(lambda x: classification(x.output.logits, x.labels), "always"),
+    "reconstruction": Term(
+        lambda x: reconstruction(x.output.reconstructions, x.images, x.weights.reconstruction_norm)
+    ),
+    "r1": Term(lambda x: r1(x.output.distances), "always", whole=True),
+    "r2": Term(lambda x: r2(x.output.distances), "always"),
+    "prototype_classification": Term(
+        lambda x: classification(x.prototype_output.logits, x.prototype_labels),
+        "prototypes decoded",
+        whole=True,
+    ),
+    "cycle": Term(
+        lambda x: cycle(x.prototype_output.codes, x.prototypes), "prototypes decoded", whole=True
+    ),
+    "diversity": Term(lambda x: diversity(x.network.prototypes), whole=True),
+}
 
-    `prototype_classification`: cross-entropy of network(decode(p)) and the class that p speaks for;
-    `cycle`: how far encode(decode(p)) lies from p. Both are 0 for pictures that mean to the network
-    what they are shown for.
-    """
-    prototypes = network.prototypes[chosen]
-    output = network(network.decode(prototypes), decode=False)
-    classes = prototype_classes(network.head.weight.detach())[chosen]
-    return {
-        "prototype_classification": classification(output.logits, classes),
-        "cycle": cycle(output.codes, prototypes),
-    }
+
+def decodes_prototypes(weights: LossConfig) -> bool:
+    """Whether some term with a weight needs decoded prototypes."""
+    needing = [name for name, term in TERMS.items() if term.when == "prototypes decoded"]
+    return any(getattr(weights, name) > 0 for name in needing)
+
+
+def training_terms(inputs: LossInputs) -> dict[str, Tensor]:
+    """All unweighted terms of a training step; those that it does not compute are 0."""
+    names = [
+        name
+        for name, term in TERMS.items()
+        if term.when == "always"
+        or (term.when == "weighted" and getattr(inputs.weights, name) > 0)
+        or (term.when == "prototypes decoded" and inputs.chosen is not None)
+    ]
+    zero = inputs.output.logits.new_zeros(())
+    return dict.fromkeys(TERMS, zero) | compute_terms(inputs, names)
+
+
+def compute_terms(inputs: LossInputs, names: Collection[str]) -> dict[str, Tensor]:
+    """The unweighted terms of these names."""
+    # Last those of decoded prototypes: gradients are added up in this order, which decides bits.
+    order = sorted(names, key=lambda name: TERMS[name].when == "prototypes decoded")
+    return {name: TERMS[name].compute(inputs) for name in order}
+
+
+def weighted(terms: Mapping[str, Value], weights: LossConfig) -> list[Value]:
+    """λ_t · term_t of each term, in the order of `TERMS`."""
+    return [getattr(weights, name) * terms[name] for name in TERMS]
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits (N, K), which must not have been through a softmax."""
+    """-1/N Σ_n log softmax(logits_n)[label_n]: cross-entropy of logits (N, K), labels (N,).
+
+    Of decoded prototypes: whether the network puts them into the class that they stand for.
+    """
     return F.cross_entropy(logits, labels)
+
+
+def reconstruction(
+    reconstructions: Tensor | None, images: Tensor, norm: ReconstructionNorm
+) -> Tensor:
+    """1/M Σ_n error(x̂_n, x_n) over the M first images of a batch, those that were decoded."""
+    assert reconstructions is not None
+    return reconstruction_error(reconstructions, images[: len(reconstructions)], norm).mean()
 
 
 def reconstruction_error(
     reconstructions: Tensor, images: Tensor, norm: ReconstructionNorm
 ) -> Tensor:
-    """Error (N,) of each reconstruction.
+    """Error (N,) of each reconstruction x̂ of an image x, both (N, C, H, W).
 
     `squared_l2`: ‖x̂ - x‖₂² (paper); `l2`: ‖x̂ - x‖₂ (port); `l1`: ‖x̂ - x‖₁ (port, large row).
     """
@@ -103,7 +153,7 @@ _NORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
 def r1(distances: Tensor) -> Tensor:
     """R1 = 1/P Σ_p min_n d_np: how far prototypes are from their closest codes, distances (N, P).
 
-    Every prototype looks like some training case.
+    Small where every prototype looks like some image of the batch.
     """
     return distances.amin(dim=0).mean()
 
@@ -111,13 +161,16 @@ def r1(distances: Tensor) -> Tensor:
 def r2(distances: Tensor) -> Tensor:
     """R2 = 1/N Σ_n min_p d_np: how far codes are from their closest prototypes, distances (N, P).
 
-    Every training case looks like some prototype.
+    Small where every image of the batch looks like some prototype.
     """
     return distances.amin(dim=1).mean()
 
 
 def cycle(codes: Tensor, prototypes: Tensor) -> Tensor:
-    """1/S Σ_p ‖encode(decode(p)) - p‖₂ of codes (S, D) and the prototypes (S, D) they come from."""
+    """1/S Σ_p ‖encode(decode(p)) - p‖₂ of codes (S, D) and the prototypes (S, D) they come from.
+
+    0 where the network sees in a decoded prototype the prototype itself.
+    """
     difference = codes.to(prototypes.dtype) - prototypes
     return _NORMS["l2"](difference).mean()
 
@@ -132,7 +185,6 @@ def diversity(prototypes: Tensor) -> Tensor:
     if len(prototypes) < 2:
         return prototypes.new_zeros(())
     held = prototypes.detach()
-    distances = torch.cdist(held, held, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.fill_diagonal_(torch.inf).argmin(dim=1)
+    nearest = exact_distances(held, held).fill_diagonal_(torch.inf).argmin(dim=1)
     gaps = _NORMS["l2"](prototypes - prototypes[nearest])
     return -gaps.clamp_min(SMALLEST_GAP).log().mean()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protodl.core.config import DECODERS, ENCODERS, ModelConfig
-from protodl.network.head import prototype_classes
+from protodl.network.head import exact_distances, prototype_classes
 from protodl.network.layers import hidden_activation
 
 
@@ -103,8 +103,7 @@ class PrototypeNetwork(nn.Module):
                 return F.relu(F.linear(codes, self.prototypes, self.plain_bias))
             if self.config.distance == "squared_euclidean":
                 return (codes[:, None] - self.prototypes).square().sum(-1)
-            # Exact differences, not the |a|²+|b|²-2ab shortcut, which loses digits near zero.
-            return torch.cdist(codes, self.prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+            return exact_distances(codes, self.prototypes)
 
     def classify(self, distances: Tensor) -> Tensor:
         """Logits (N, K) from distances (N, P)."""
@@ -114,13 +113,18 @@ class PrototypeNetwork(nn.Module):
 
     @torch.no_grad()
     def project_prototypes(self, codes: Tensor, labels: Tensor, partly: bool = False) -> Tensor:
-        """Move each prototype onto the nearest code of its class; returns those cases (P,).
+        """Move each prototype p to the nearest training image of its class; returns which (P,).
 
-        Codes (N, D) of training cases and their labels (N,). Prototypes of a class without cases
-        move onto the nearest code of any class. `partly`: only as far along the way, in steps of
-        5 %, as it takes for no code of another class to be nearer.
+        p becomes c = argmin ‖c - p‖₂ over the codes c of its class: a real image can be shown for
+        it. `partly`: p becomes p + s (c - p), with the smallest s of 0, 0.05, ..., 1 for which the
+        code nearest to it is of its own class; most prototypes stay where they are then.
+
+        Args:
+            codes: (M, D) of the M training images.
+            labels: (M,) their classes. A prototype of a class without images takes any class's.
+            partly: see above.
         """
-        distances = self._exact_distances(codes)
+        distances = exact_distances(self.prototypes, codes)
         classes = prototype_classes(self.head.weight)
         own = labels == classes[:, None]
         foreign = ~own & own.any(dim=1, keepdim=True)
@@ -130,14 +134,10 @@ class PrototypeNetwork(nn.Module):
             self.prototypes.copy_(goal)
             return cases
         for share in torch.linspace(0, 1, 21).tolist():
-            nearest = self._exact_distances(codes).argmin(dim=1)
+            nearest = exact_distances(self.prototypes, codes).argmin(dim=1)
             other_class = labels[nearest] != labels[cases]
             self.prototypes[other_class] = start.lerp(goal, share)[other_class]
         return cases
-
-    def _exact_distances(self, codes: Tensor) -> Tensor:
-        """Distances (P, N) of the prototypes to codes (N, D), without the rounding of a product."""
-        return torch.cdist(self.prototypes, codes, compute_mode="donot_use_mm_for_euclid_dist")
 
     @torch.no_grad()
     def set_prototypes(self, images: Tensor) -> None:

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 
 from protodl.core.config import AugmentConfig, DatasetName, JudgeConfig, OptimizerConfig
 from protodl.core.machine import Runtime, seeded
-from protodl.data.augment import augment_pixels, augment_values
-from protodl.data.datasets import Split, to_unit_interval
+from protodl.data.augment import augmented
+from protodl.data.datasets import Split
 from protodl.network.judge import Judge
-from protodl.training.optimizers import build_optimizers, learning_rate
+from protodl.training.optimizers import build_optimizers, learning_rate, set_learning_rate
 
 AUGMENTS: dict[DatasetName, AugmentConfig] = {
     "mnist": AugmentConfig(elastic_alpha=12, shift=1),
@@ -38,10 +38,9 @@ def train_judge(dataset: DatasetName, train: Split, config: JudgeConfig, runtime
         shuffled = torch.randperm(len(train), generator=order).to(device)
         for index, batch in enumerate(shuffled.split(config.batch_size)):
             step, steps = epoch * batches_each + index, config.epochs * batches_each
-            for group in (group for each in optimizers for group in each.param_groups):
-                group["lr"] = learning_rate(optimizer, step, steps)
-            shown = to_unit_interval(augment_pixels(images[batch], augment, noise))
-            loss = F.cross_entropy(judge(augment_values(shown, augment, noise)), labels[batch])
+            set_learning_rate(optimizers, learning_rate(optimizer, step, steps))
+            shown = augmented(images[batch], augment, noise)
+            loss = F.cross_entropy(judge(shown), labels[batch])
             judge.zero_grad(set_to_none=True)
             loss.backward()
             for each in optimizers:

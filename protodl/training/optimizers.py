@@ -1,7 +1,7 @@
 """Optimizers and the learning rate of each step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
@@ -74,32 +74,56 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x if wide else x.transpose(1, 2)
 
 
+Parameters = list[nn.Parameter]
+Optimizers = list[torch.optim.Optimizer]
+
+
+def _adam(parameters: Parameters, config: OptimizerConfig, recorded: bool) -> Optimizers:
+    decay = config.weight_decay
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return [kind(parameters, config.lr, weight_decay=decay, fused=True, capturable=recorded)]
+
+
+def _sgd(parameters: Parameters, config: OptimizerConfig, recorded: bool) -> Optimizers:  # noqa: ARG001
+    decay, momentum = config.weight_decay, config.momentum
+    return [torch.optim.SGD(parameters, config.lr, momentum, weight_decay=decay, fused=True)]
+
+
+def _muon(parameters: Parameters, config: OptimizerConfig, recorded: bool) -> Optimizers:
+    """Muon moves the kernels of convolutions, AdamW all else."""
+    kernels = [parameter for parameter in parameters if parameter.ndim == 4]
+    rest = [parameter for parameter in parameters if parameter.ndim != 4]
+    if not kernels:
+        return _adam(rest, config, recorded)
+    muon = Muon(kernels, config.lr, config.weight_decay, config.momentum)
+    return [muon, *_adam(rest, config, recorded)]
+
+
+# By `optimizer.name` of params.yaml.
+OPTIMIZERS: dict[str, Callable[[Parameters, OptimizerConfig, bool], Optimizers]] = {
+    "adam": _adam,
+    "adamw": _adam,
+    "sgd": _sgd,
+    "muon": _muon,
+}
+
+
 def build_optimizers(
     network: nn.Module, config: OptimizerConfig, recorded: bool = False
-) -> list[torch.optim.Optimizer]:
+) -> Optimizers:
     """The optimizers that params.yaml names, over all parameters, prototypes included.
 
-    `muon` moves the kernels of convolutions; AdamW moves all else then. `recorded`: their steps can
-    become part of a CUDA graph.
+    `recorded`: their steps can become part of a CUDA graph.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if config.name == "sgd":
-        sgd = torch.optim.SGD(
-            parameters,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        return [sgd]
-    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    kernels = [p for p in parameters if p.ndim == 4] if config.name == "muon" else []
-    rest = [p for p in parameters if all(p is not kernel for kernel in kernels)]
-    decay = config.weight_decay
-    adam = kind(rest, lr=config.lr, weight_decay=decay, fused=True, capturable=recorded)
-    if not kernels:
-        return [adam]
-    return [Muon(kernels, config.lr, config.weight_decay, config.momentum), adam]
+    return OPTIMIZERS[config.name](parameters, config, recorded)
+
+
+def set_learning_rate(optimizers: Optimizers, value: float | Tensor) -> None:
+    """Give all parameters the learning rate of the next step."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = value
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:

@@ -21,12 +21,18 @@ from protodl.core.errors import ProtodlError
 from protodl.core.files import FORMAT, read, write_atomically
 from protodl.core.machine import Runtime, seeded
 from protodl.core.training_log import EpochRecord
-from protodl.data.augment import augment_pixels, augment_values
+from protodl.data.augment import augmented
 from protodl.data.datasets import DATASETS, Split, batches, to_unit_interval
 from protodl.evaluation.accuracy import evaluate
-from protodl.network.losses import TERM_NAMES, LossTerms, batch_terms, diversity, prototype_terms
+from protodl.network.losses import (
+    TERMS,
+    LossInputs,
+    decodes_prototypes,
+    training_terms,
+    weighted,
+)
 from protodl.network.network import PrototypeNetwork
-from protodl.training.optimizers import build_optimizers, learning_rate
+from protodl.training.optimizers import build_optimizers, learning_rate, set_learning_rate
 from protodl.training.step_graph import StepGraph
 
 
@@ -188,21 +194,21 @@ class Trainer:
             if self.experiment.shuffle
             else torch.arange(count)
         ).to(self.runtime.device)
-        sums = torch.zeros(len(TERM_NAMES) + 2, device=self.runtime.device)
+        sums = torch.zeros(len(TERMS) + 2, device=self.runtime.device)
         step = len(self.history) * self.steps_per_epoch
         for batch in order.split(self.experiment.batch_size):
             sums += self.train_step(batch, step) * len(batch)  # stays on the device: no waiting
             step += 1
             hooks.on_step(len(batch))
         means = (sums / count).tolist()
-        return dict(zip(("accuracy", "loss", *TERM_NAMES), means, strict=True))
+        return dict(zip(("accuracy", "loss", *TERMS), means, strict=True))
 
     def train_step(self, batch: Tensor, step: int) -> Tensor:
         """One optimizer step on images of indices `batch`; returns accuracy, loss and its terms."""
         self._set_learning_rate(step)
         weights = self.experiment.loss
-        uses_decoded = weights.prototype_classification > 0 or weights.cycle > 0
-        decode_prototypes = uses_decoded and step >= weights.prototype_start * self.total_steps
+        started = step >= weights.prototype_start * self.total_steps
+        decode_prototypes = started and decodes_prototypes(weights)
         # The first step replaces the initial weights, which are no result of training.
         decay = self.experiment.optimizer.averaging if step else 0.0
         work = partial(self._step_on_device, decode_prototypes=decode_prototypes, decay=decay)
@@ -213,50 +219,39 @@ class Trainer:
     def _step_on_device(self, batch: Tensor, decode_prototypes: bool, decay: float) -> Tensor:
         """All that a step does on the device, without waiting for it."""
         experiment, runtime = self.experiment, self.runtime
-        pixels = augment_pixels(
-            self.train.images[batch], experiment.augment, self.augment_generator
-        )
-        images = augment_values(
-            to_unit_interval(pixels), experiment.augment, self.augment_generator
-        )
+        images = augmented(self.train.images[batch], experiment.augment, self.augment_generator)
         labels = self.train.labels[batch]
-        autocast_on = runtime.dtype != torch.float32
-        device_type = runtime.device.type
+        chosen = self._choose_prototypes() if decode_prototypes else None
+        weights = experiment.loss
         # A graph must not find a cast that was made outside of it.
         with torch.autocast(
-            device_type, runtime.dtype, enabled=autocast_on, cache_enabled=self.graph is None
+            runtime.device.type,
+            runtime.dtype,
+            enabled=runtime.dtype != torch.float32,
+            cache_enabled=self.graph is None,
         ):
-            terms, logits = self._terms(images, labels, decode_prototypes)
-        loss = terms.total(experiment.loss)
+            decoded = max(1, round(weights.reconstruction_share * len(images)))
+            output = self.network(images, decode=decoded if weights.reconstruction else 0)
+            terms = training_terms(
+                LossInputs(self.network, output, images, labels, weights, chosen)
+            )
+        loss = torch.stack(weighted(terms, weights)).sum()
         self._optimise(loss, decay)
-        correct = (logits.argmax(dim=1) == labels).float().mean()
-        return torch.stack([correct, loss, *terms]).detach()
+        correct = (output.logits.argmax(dim=1) == labels).float().mean()
+        return torch.stack([correct, loss, *terms.values()]).detach()
 
-    def _terms(
-        self, images: Tensor, labels: Tensor, decode_prototypes: bool
-    ) -> tuple[LossTerms, Tensor]:
-        """All loss terms, the decoded prototypes' where `decode_prototypes`; logits (N, K)."""
-        weights = self.experiment.loss
-        count = max(1, round(weights.reconstruction_share * len(images)))
-        output = self.network(images, decode=count if weights.reconstruction else 0)
-        terms = batch_terms(output, images, labels, weights.reconstruction_norm)
-        if weights.diversity:
-            terms = terms._replace(diversity=diversity(self.network.prototypes))
-        if not decode_prototypes:
-            return terms, output.logits
-        total = len(self.network.prototypes)
-        chances = torch.rand(total, generator=self.augment_generator, device=images.device)
-        chosen = chances.topk(max(1, round(weights.prototype_share * total))).indices
-        return terms._replace(**prototype_terms(self.network, chosen)), output.logits
+    def _choose_prototypes(self) -> Tensor:
+        """Indices (S,) of the prototypes that this step decodes, drawn anew for each step."""
+        total, generator = len(self.network.prototypes), self.augment_generator
+        chances = torch.rand(total, generator=generator, device=self.runtime.device)
+        return chances.topk(max(1, round(self.experiment.loss.prototype_share * total))).indices
 
     def _set_learning_rate(self, step: int) -> None:
         """Give every optimizer the learning rate of a step; a graph reads it from a tensor."""
         lr = learning_rate(self.experiment.optimizer, step, self.total_steps)
         if self.graph is not None:
             self.learning_rate.fill_(lr)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr if self.graph is None else self.learning_rate
+        set_learning_rate(self.optimizers, lr if self.graph is None else self.learning_rate)
 
     def _optimise(self, loss: Tensor, decay: float) -> None:
         """Backward, clip, step, average."""

@@ -29,7 +29,7 @@ from protodl import tracking
 from protodl.core.config import AugmentConfig, Experiment, LossConfig, ModelConfig
 from protodl.core.machine import Runtime
 from protodl.data.augment import deform, displacement
-from protodl.network.losses import batch_terms
+from protodl.network.losses import LossInputs, training_terms, weighted
 from protodl.network.network import PrototypeNetwork
 from tests import row_files
 
@@ -71,10 +71,12 @@ def test_operations_are_those_that_torch_counts(row: tuple[str, str, int, int]) 
 def test_the_baseline_network_computes_the_same_losses(row: tuple[str, str, int, int]) -> None:
     fast, plain = network(*row), use_plain_layers(network(*row))
     images, labels = torch.rand(4, row[2], row[3], row[3]), torch.arange(4)
-    ours = batch_terms(fast(images), images, labels, "l2")
-    theirs = batch_terms(plain(images), images, labels, "l2")
-    for name, value in ours._asdict().items():
-        torch.testing.assert_close(value, getattr(theirs, name), rtol=1e-5, atol=1e-5)
+    ours, theirs = (
+        training_terms(LossInputs(each, each(images), images, labels, LossConfig()))
+        for each in (fast, plain)
+    )
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-5, atol=1e-5)
 
 
 def test_the_baseline_takes_no_shortcut() -> None:
@@ -111,11 +113,13 @@ def test_the_baseline_trains() -> None:
 def test_the_baseline_minimises_the_same_loss() -> None:
     port = port_way(workers=0)
     images, labels = torch.rand(4, 1, 28, 28), torch.arange(4)
-    expected = batch_terms(port.network(images), images, labels, "l2")
-    total = expected.total(published_work(port.experiment).loss)
+    weights = published_work(port.experiment).loss
+    output = port.network(images)
+    expected = training_terms(LossInputs(port.network, output, images, labels, weights))
+    total = torch.stack(weighted(expected, weights)).sum()
     step = port.step(images, labels)
     for name in ("classification", "reconstruction", "r1", "r2"):
-        assert step[name] == pytest.approx(getattr(expected, name).item(), rel=1e-5)
+        assert step[name] == pytest.approx(expected[name].item(), rel=1e-5)
     assert step["loss"] == pytest.approx(total.item(), rel=1e-5)
 
 

@@ -7,8 +7,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from protodl.core.config import AugmentConfig
 from protodl.data.augment import (
-    augment_pixels,
-    augment_values,
+    augmented,
     deform,
     displacement,
     elastic,
@@ -92,16 +91,13 @@ def test_the_same_seed_gives_the_same_batch(config: AugmentConfig) -> None:
     state = torch.get_rng_state()
 
     def run(seed: int) -> torch.Tensor:
-        source = generator(seed)
-        return augment_values(augment_pixels(images, config, source) / 255, config, source)
+        return augmented(images, config, generator(seed))
 
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
     assert torch.equal(state, torch.get_rng_state())  # the global state is nobody's business
 
 
-def test_everything_off_changes_nothing() -> None:
-    images = torch.rand(2, 1, 28, 28)
-    config = AugmentConfig()
-    assert augment_pixels(images, config, generator()) is images
-    assert augment_values(images, config, generator()) is images
+def test_everything_off_only_scales() -> None:
+    images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8, generator=generator())
+    assert torch.equal(augmented(images, AugmentConfig(), generator()), images / 255)

@@ -7,7 +7,7 @@ from protodl.core.config import LossConfig, ModelConfig
 from protodl.data import datasets
 from protodl.data.datasets import Split, to_unit_interval
 from protodl.evaluation.accuracy import accuracy, confusion_matrix, evaluate
-from protodl.network.losses import batch_terms, diversity, prototype_terms
+from protodl.network.losses import TERMS, LossInputs, compute_terms, weighted
 from protodl.network.network import PrototypeNetwork
 
 
@@ -26,15 +26,16 @@ def test_a_short_last_batch_weighs_what_it_holds(
     images = to_unit_interval(split.images)
     with torch.inference_mode():
         output = network(images)
-        terms = batch_terms(output, images, split.labels, "l2")
-        terms = terms._replace(**prototype_terms(network, torch.arange(15)))
-        terms = terms._replace(diversity=diversity(network.prototypes))
+        everything = torch.arange(15)
+        inputs = LossInputs(network, output, images, split.labels, weights, everything)
+        terms = compute_terms(inputs, TERMS)
     for size in (37, 36, 10):
         monkeypatch.setattr(datasets, "EVALUATION_BATCH", size)
         result = evaluate(network, split, weights, torch.device("cpu"))
+        assert list(result.terms) == list(TERMS)
         for name, value in result.terms.items():
-            assert value == pytest.approx(float(getattr(terms, name)), rel=1e-5), (size, name)
-        assert result.loss == pytest.approx(float(terms.total(weights)), rel=1e-5)
+            assert value == pytest.approx(float(terms[name]), rel=1e-5), (size, name)
+        assert result.loss == pytest.approx(float(sum(weighted(terms, weights))), rel=1e-5)
         assert result.accuracy == accuracy(output.logits.argmax(1), split.labels)
 
 

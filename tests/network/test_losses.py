@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from protodl.core.config import LossConfig, ModelConfig
 from protodl.network.head import prototype_classes
 from protodl.network.losses import (
-    TERM_NAMES,
-    LossTerms,
-    batch_terms,
+    TERMS,
+    LossInputs,
     classification,
     cycle,
     diversity,
-    prototype_terms,
     r1,
     r2,
     reconstruction_error,
+    training_terms,
+    weighted,
 )
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 
@@ -56,8 +56,8 @@ def test_no_softmax_stands_before_the_cross_entropy() -> None:
     assert classification(logits, labels) != F.cross_entropy(logits.softmax(1), labels)
 
 
-def test_total_is_the_weighted_sum_of_the_terms() -> None:
-    terms = LossTerms(*(torch.tensor(value) for value in (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)))
+def test_terms_are_weighted_by_the_names_of_the_configuration() -> None:
+    sizes = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
     weights = LossConfig(
         classification=2,
         reconstruction=3,
@@ -67,28 +67,36 @@ def test_total_is_the_weighted_sum_of_the_terms() -> None:
         cycle=7,
         diversity=8,
     )
-    assert terms.total(weights) == 8765432
-    assert set(TERM_NAMES) < set(LossConfig.model_fields)
+    assert sum(weighted(dict(zip(TERMS, sizes, strict=True)), weights)) == 8765432
+    assert set(TERMS) < set(LossConfig.model_fields)
+
+
+def inputs(decoded: int, weights: LossConfig) -> LossInputs:
+    """Two images, of which so many are decoded."""
+    torch.manual_seed(0)
+    images, labels = torch.rand(2, 1, 28, 28), torch.tensor([1, 0])
+    pictures = images[:decoded] + 0.5 if decoded else None
+    output = NetworkOutput(torch.randn(2, 3), pictures, DISTANCES, torch.zeros(2, 1))
+    return LossInputs(PrototypeNetwork(ModelConfig(), 1, 28), output, images, labels, weights)
 
 
 def test_terms_of_a_batch() -> None:
-    images, labels = torch.rand(2, 1, 4, 4), torch.tensor([1, 0])
-    logits = torch.randn(2, 3)
-    output = NetworkOutput(logits, images + 0.5, DISTANCES, torch.zeros(2, 1))
-    terms = batch_terms(output, images, labels, "squared_l2")
-    assert terms.reconstruction == pytest.approx(16 * 0.25)
-    assert terms.classification == pytest.approx(float(F.cross_entropy(logits, labels)))
-    assert (terms.r1, terms.r2) == (r1(DISTANCES), r2(DISTANCES))
-    assert terms.prototype_classification == terms.cycle == terms.diversity == 0
+    batch = inputs(decoded=2, weights=LossConfig(reconstruction_norm="squared_l2"))
+    terms = training_terms(batch)
+    assert list(terms) == list(TERMS)
+    assert terms["reconstruction"] == pytest.approx(784 * 0.25)
+    assert terms["classification"] == F.cross_entropy(batch.output.logits, batch.labels)
+    assert (terms["r1"], terms["r2"]) == (r1(DISTANCES), r2(DISTANCES))
+    assert terms["prototype_classification"] == terms["cycle"] == terms["diversity"] == 0
+    with_diversity = inputs(2, LossConfig(diversity=1.0))
+    found = training_terms(with_diversity)["diversity"]
+    assert found == diversity(with_diversity.network.prototypes)
 
 
 def test_only_decoded_images_count_in_the_reconstruction_term() -> None:
-    images, labels = torch.rand(2, 1, 4, 4), torch.tensor([1, 0])
-    logits, codes = torch.randn(2, 3), torch.zeros(2, 1)
-    one = NetworkOutput(logits, images[:1] + 0.5, DISTANCES, codes)
-    none = NetworkOutput(logits, None, DISTANCES, codes)
-    assert batch_terms(one, images, labels, "l1").reconstruction == pytest.approx(16 * 0.5)
-    assert batch_terms(none, images, labels, "l1").reconstruction == 0
+    one = training_terms(inputs(1, LossConfig(reconstruction_norm="l1")))
+    assert one["reconstruction"] == pytest.approx(784 * 0.5)
+    assert training_terms(inputs(0, LossConfig(reconstruction=0)))["reconstruction"] == 0
 
 
 def test_the_cycle_term_is_a_mean_distance() -> None:
@@ -99,18 +107,19 @@ def test_the_cycle_term_is_a_mean_distance() -> None:
     assert cycle(codes, prototypes) == (5 + 2) / 2
 
 
-def test_prototype_terms_judge_the_decoded_prototypes() -> None:
+def test_terms_of_the_decoded_prototypes() -> None:
     torch.manual_seed(0)
     network = PrototypeNetwork(ModelConfig(num_prototypes=20, head_init="kaiming"), 1, 28)
-    chosen = torch.tensor([3, 17])
-    found = prototype_terms(network, chosen)
+    chosen, images = torch.tensor([3, 17]), torch.rand(2, 1, 28, 28)
+    batch = LossInputs(network, network(images), images, chosen % 10, LossConfig(), chosen)
+    found = training_terms(batch)
     pictures = network.decode_prototypes()[chosen]
     classes = prototype_classes(network.head.weight)[chosen]
     expected = F.cross_entropy(network(pictures).logits, classes)
     torch.testing.assert_close(found["prototype_classification"], expected)
     gaps = (network.encode(pictures) - network.prototypes[chosen]).square().sum(1).sqrt()
     torch.testing.assert_close(found["cycle"], gaps.mean())
-    sum(found.values(), torch.zeros(())).backward()
+    (found["prototype_classification"] + found["cycle"]).backward()
     moved = network.prototypes.grad
     assert moved is not None
     assert moved[chosen].abs().sum(1).gt(0).all()

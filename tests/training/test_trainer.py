@@ -5,13 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from protodl.core.config import AugmentConfig, Experiment, ModelConfig, OptimizerConfig
+from protodl.core.config import (
+    AugmentConfig,
+    Experiment,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
 from protodl.core.files import CheckpointError
 from protodl.core.machine import Runtime
 from protodl.core.training_log import EpochRecord
 from protodl.data.datasets import Split
 from protodl.evaluation.accuracy import evaluate
 from protodl.network.checkpoint import load_network, save_network
+from protodl.network.losses import TERMS, Term
 from protodl.network.network import PrototypeNetwork
 from protodl.training.fingerprint import fingerprint
 from protodl.training.trainer import (
@@ -326,3 +333,27 @@ def test_the_baseline_without_prototypes_learns(tmp_path: Path) -> None:
     experiment = EXPERIMENT.model_copy(update={"model": model, "loss": loss})
     result = fit(trainer(experiment), tmp_path / "training.pt", 1)
     assert result.selected.validation["accuracy"] > 0.5
+
+
+class ToyLoss(LossConfig):
+    """The loss with the weight of one more term."""
+
+    toy: float = 3.0
+
+
+def test_a_loss_term_is_a_function_and_a_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = fit(trainer(), tmp_path / "plain.pt", 1)
+    monkeypatch.setitem(TERMS, "toy", Term(lambda inputs: inputs.output.codes.square().mean()))
+    result = fit(trainer(EXPERIMENT.model_copy(update={"loss": ToyLoss()})), tmp_path / "toy.pt", 1)
+    assert not same_weights(result.network, plain.network)
+    first = result.history[0].train
+    assert first["toy"] > 0
+    weights = ToyLoss()
+    loss = sum(getattr(weights, name) * first[name] for name in TERMS)
+    assert first["loss"] == pytest.approx(loss, rel=1e-4)
+    measured = evaluate(result.network, VALIDATION, weights, torch.device("cpu"))
+    with torch.inference_mode():
+        codes = result.network.encode(VALIDATION.images / 255)
+    assert measured.terms["toy"] == pytest.approx(float(codes.square().mean()), rel=1e-4)
