@@ -16,7 +16,6 @@ from protodl.core.config import ConfigError, Params, load_params
 from protodl.core.training_log import SeedLog
 from protodl.report.results import ResultsError, read_row
 from protodl.report.tables import SAMPLE_HEADING, format_seconds
-from studies.price.variants import load_study
 
 NONE = "–"
 
@@ -239,7 +238,7 @@ def record(pair: Pair) -> Mapping[str, object]:
 
 def report(options: argparse.Namespace) -> None:
     """Write page and JSON."""
-    params = load_study(options.params, options.project)
+    params = load_params(options.params)
     pairs = read_pairs(params, load_params(options.project), options.without, options.rows)
     records = [record(pair) for pair in pairs]
     options.results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
