@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="compute what has changed: `dvc repro` with reports")
     run.add_argument("rows", nargs="*", metavar="ROW", help="rows of params.yaml; default: all")
     run.add_argument(
-        "-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows side by side"
+        "-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows in parallel"
     )
     run.set_defaults(do=_run)
     demo = commands.add_parser("demo", help="the whole pipeline on the embedded sample, in .demo/")
@@ -128,9 +128,16 @@ def _fill_mlflow() -> None:
 
 
 def _demo(_options: argparse.Namespace) -> None:
-    from protodl.pipeline.demo import run_demo
+    from protodl.pipeline.demo import EXPERIMENT, FOLDER, run_demo
+    from protodl.tracking import link, tracking_uri
 
-    print(run_demo(project_root()))
+    table = run_demo(project_root())
+    print(f"\n{table}\n\nThe report, for a browser: {FOLDER}/report/index.html")
+    if (store := tracking_uri()).startswith("http"):
+        print(f"All runs: {link(store)}")
+    else:
+        print(f"All runs: MLFLOW_EXPERIMENT_NAME={EXPERIMENT} make ui")
+        print(f"and then {link('http://127.0.0.1:5000')}")
 
 
 def _table(options: argparse.Namespace) -> None:

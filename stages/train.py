@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from protodl.core import config, files, machine, training_log
+from protodl.core import config, files, machine, mistakes, params_file, training_log
 from protodl.core.config import Experiment, TrainingConfig, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import Runtime, environment_facts, project_root, resolve_runtime
@@ -43,8 +43,10 @@ MODULES = (
     layers,
     losses,
     machine,
+    mistakes,
     network,
     optimizers,
+    params_file,
     step_graph,
     trainer,
     training_log,

@@ -1,4 +1,4 @@
-"""A whole study: what it needs of the project's pipeline, then its own, rows side by side.
+"""A whole study: what it needs of the project's pipeline, then its own, rows in parallel.
 
 `make ablation JOBS=2`, or `python -m studies.run ablation --jobs 2` in the project's folder.
 """
@@ -12,7 +12,6 @@ from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
 from protodl.pipeline.run import DATA_STAGES, reproduce, run_pipeline
 from protodl.pipeline.workers import Stopped
-from studies.price.variants import load_study
 
 FOLDER = Path(__file__).parent
 STUDIES = {"ablation": False, "price": True}  # whether it compares with the table's rows
@@ -23,15 +22,14 @@ def run_study(folder: Path, workers: int, needs_table: bool) -> None:
     """Bring every row of a study and its page up to date, where needed the table before it.
 
     Raises:
-        ConfigError: the study's params.yaml is wrong, or of another table; nothing was started.
+        ConfigError: the study's params.yaml is wrong, or the project's; nothing was started.
         PipelineError, protodl.pipeline.workers.Stopped: as protodl.pipeline.run.run_pipeline.
     """
     root = project_root()
+    params = load_params(folder / "params.yaml")
     if needs_table:
-        load_study(folder / "params.yaml", root / "params.yaml")
         run_pipeline(root, [], workers)
     else:
-        params = load_params(folder / "params.yaml")
         datasets = dict.fromkeys(row.dataset for row in params.experiments.values())
         reproduce(root, [f"{stage}@{name}" for stage in DATA_STAGES for name in datasets])
     run_pipeline(folder, [], workers, ROW_STAGES)
@@ -41,7 +39,7 @@ def main() -> int:
     """Run the study; a stop by signal has the shell's status, 128 + signal."""
     parser = argparse.ArgumentParser(prog="python -m studies.run", description=__doc__)
     parser.add_argument("study", choices=list(STUDIES), help="which one")
-    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="rows side by side")
+    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="rows in parallel")
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: 1 or more")

@@ -15,6 +15,7 @@ from protodl.core.training_log import EpochRecord, SeedLog
 from protodl.report.results_page import PICTURES
 from stages.evaluate import summarise, write_json
 
+ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
     "processor": "Abacus, 2 cores",
     "device": "cpu",
@@ -29,7 +30,10 @@ def write_params(
     root: Path, rows: Mapping[str, Any], seeds: Sequence[int] = (0,), source: str = "full"
 ) -> Params:
     """Write params.yaml with these experiments and read it."""
-    data = {"seeds": [*seeds], "data": {"source": source}, "experiments": dict(rows)}
+    own = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    presets = {name: own["recipes"][name] for name in ("paper", "port")}
+    data = {"seeds": [*seeds], "data": {"source": source}, "recipes": presets}
+    data |= {"experiments": dict(rows)}
     path = root / "params.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     return load_params(path)

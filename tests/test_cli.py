@@ -47,7 +47,7 @@ def change(project: Path, path: str, value: object) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     section = params
     for name in sections:
-        section = section[name]
+        section = section.setdefault(name, {})
     section[key] = value
     if value is None:
         del section[key]

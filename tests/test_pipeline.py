@@ -113,6 +113,11 @@ class Project:
     def write_params(self, text: str) -> None:
         (self.folder / "params.yaml").write_text(text)
 
+    def git_output(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=self.folder, check=True, capture_output=True, text=True
+        ).stdout
+
     def git(self, *arguments: str) -> None:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         subprocess.run(["git", *identity, *arguments], cwd=self.folder, check=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from protodl.core.config import Experiment, Params, TrainingConfig, load_params
+from protodl.core.config import Experiment, TrainingConfig, load_params
 from tests.test_house import TARGETS
 
 ROOT = Path(__file__).parents[1]
@@ -55,10 +55,13 @@ def test_every_file_that_a_page_links_to_exists(page: str) -> None:
     assert not missing
 
 
-def test_the_example_of_a_preset_is_a_valid_row() -> None:
+def test_the_example_of_a_preset_is_a_valid_row(tmp_path: Path) -> None:
     (example,) = re.findall(r"^  (mnist-paper: .*)$", README, flags=re.MULTILINE)
-    params = Params.model_validate({"seeds": [0], "experiments": yaml.safe_load(example)})
-    row = params.experiment("mnist-paper")
+    data = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({**data, "experiments": yaml.safe_load(example)})
+    )
+    row = load_params(tmp_path / "params.yaml").experiment("mnist-paper")
     assert (row.model.distance, row.epochs) == ("squared_euclidean", 1500)
 
 

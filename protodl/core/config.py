@@ -1,13 +1,12 @@
 """params.yaml as frozen, typed objects; every mistake in it is named before any work starts."""
 
-import difflib
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +20,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from protodl.core.mistakes import explain, nearest, not_a_choice
+from protodl.core.params_file import ConfigError as ConfigError
+from protodl.core.params_file import base_of, on_base, read_file, resolved_rows
+
 # Encoders and decoders by name, each with the place of its class, `module:Class`. A new one needs
 # its class and its entry here; no module of the network is imported until a network is built.
 ENCODERS: dict[str, str] = {
@@ -32,63 +35,15 @@ DECODERS: dict[str, str] = {
     "upconv": "protodl.network.layers:UpsampleDecoder",
 }
 
-from protodl.core.errors import ProtodlError
-
 DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
 PresetName = Literal["paper", "port"]
+RecipeName = Literal[DatasetName, PresetName]
 ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what torch's generators take
 
-# The two published variants (Li et al. 2018 with its TensorFlow code; the PyTorch port): what a row
-# with `preset:` starts from. A key written in the row wins over the preset.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {
-        "model": {
-            "distance": "squared_euclidean",
-            "head_bias": False,
-            "prototype_init": "uniform",
-            "head_init": "uniform",
-            "decoder_activation": "relu",
-        },
-        "loss": {"classification": 20, "reconstruction_norm": "squared_l2"},
-        "augment": {"elastic_alpha": 20, "elastic_sigma": 4, "shift": 0, "flip": False},
-        "optimizer": {
-            "name": "adam",
-            "lr": 2e-3,
-            "weight_decay": 0,
-            "schedule": "constant",
-            "clip_norm": 0,
-            "averaging": 0,
-        },
-        "epochs": 1500,
-        "batch_size": 250,
-    },
-    "port": {
-        "model": {
-            "distance": "euclidean",
-            "head_bias": True,
-            "prototype_init": "xavier",
-            "head_init": "kaiming",
-            "decoder_activation": "port",
-        },
-        "loss": {"classification": 20, "reconstruction_norm": "l2"},
-        "augment": {"elastic_alpha": 20, "elastic_sigma": 4, "shift": 0, "flip": False},
-        "optimizer": {
-            "name": "adam",
-            "lr": 2e-3,
-            "weight_decay": 4e-5,
-            "schedule": "constant",
-            "clip_norm": 1,
-            "averaging": 0,
-        },
-        "epochs": 1500,
-        "batch_size": 250,
-    },
-}
-
-
-class ConfigError(ProtodlError):
-    """A mistake in params.yaml; the message names the file, the key, the value and the remedy."""
+# Folders below models/ that are not a row's.
+RESERVED_ROW_NAMES = ("judges", "references")
+LONGEST_ROW_NAME = 200  # a row names files: at most 255 characters with what is added to it
 
 
 class Section(BaseModel):
@@ -103,7 +58,7 @@ def _registered_in(registry: Mapping[str, str]) -> Callable[[Any], Any]:
     def check(name: Any) -> Any:
         if isinstance(name, str) and name in registry:
             return name
-        text = _not_a_choice(str(name), list(registry))
+        text = not_a_choice(str(name), list(registry))
         raise PydanticCustomError("unknown_name", "{text}", {"text": text})
 
     return check
@@ -123,7 +78,7 @@ class ModelConfig(Section):
     encoder_init: Literal["torch", "he"] = "torch"
     prototype_init: Literal["uniform", "xavier", "data"] = "data"
     train_prototypes: bool = True  # false: they stay where they began (a baseline)
-    # After the training, onto training cases; `partly`: until one of its own class is the nearest.
+    # After the training, onto training images; `partly`: until one of its own class is the nearest.
     project: bool | Literal["partly"] = False
     head_init: Literal["uniform", "kaiming", "class"] = "class"
 
@@ -131,8 +86,8 @@ class ModelConfig(Section):
     def _prototypes_to_speak_of(self) -> Self:
         if self.distance == "none" and (self.project or not self.train_prototypes):
             raise ValueError(
-                "distance is none: there are no prototypes to project or to hold; leave out "
-                "project and train_prototypes"
+                "distance is none: there are no prototypes to project or to hold; say project: "
+                "false and train_prototypes: true"
             )
         return self
 
@@ -182,7 +137,7 @@ class OptimizerConfig(Section):
 
 
 class JudgeConfig(Section):
-    """The plain classifier of each data set that judges pictures without knowing prototypes."""
+    """The independent classifier of each data set: it never sees a prototype."""
 
     epochs: PositiveInt = 6
     lr: PositiveFloat = 5e-3
@@ -190,11 +145,9 @@ class JudgeConfig(Section):
     seed: Seed = 0
 
 
-class Experiment(Section):
-    """One row of the results table."""
+class Recipe(Section):
+    """What `defaults` and each recipe may say of a training, and a row too."""
 
-    dataset: DatasetName
-    preset: PresetName | None = None
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -203,11 +156,16 @@ class Experiment(Section):
     batch_size: PositiveInt = 125
     shuffle: bool = True
 
-    @model_validator(mode="before")
-    @classmethod
-    def _start_from_preset(cls, data: Any) -> Any:
-        name = data.get("preset") if isinstance(data, Mapping) else None
-        return _merge(PRESETS[name], data) if isinstance(name, str) and name in PRESETS else data
+
+class RowOrigin(Section):
+    """What decides which recipe a row begins with: its data set's, or that of `preset`."""
+
+    dataset: DatasetName
+    preset: PresetName | None = None
+
+
+class Experiment(Recipe, RowOrigin):
+    """One row of the results table. (The keys of the last base class come first.)"""
 
 
 class DataConfig(Section):
@@ -230,153 +188,99 @@ class TrainingConfig(Section):
     pictures_every: PositiveInt = 5
 
 
-class Params(Section):
-    """The whole of params.yaml."""
+def _row_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise ValueError(f"row name {name!r}: use lower-case letters, digits and '-' only")
+    if name in RESERVED_ROW_NAMES:
+        raise ValueError(f"row name {name!r}: models/{name} holds other files; choose another name")
+    if len(name) > LONGEST_ROW_NAME:
+        raise ValueError(
+            f"this row name has {len(name)} characters, {LONGEST_ROW_NAME} are allowed"
+        )
+    return name
 
-    seeds: list[Seed] = Field(min_length=1)
+
+def _unique(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"{seeds}: each seed may stand once")
+    return seeds
+
+
+RowName = Annotated[str, AfterValidator(_row_name)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_unique)]
+
+
+class Params(Section):
+    """The whole of params.yaml; each row holds every key, those of defaults and recipe included."""
+
+    seeds: Seeds
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     judge: JudgeConfig = JudgeConfig()
-    experiments: dict[str, Experiment] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _sound_names_and_seeds(self) -> Self:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: each seed may stand once")
-        for row in self.experiments:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", row):
-                raise ValueError(
-                    f"experiments: row name {row!r}: use lower-case letters, digits and '-' only"
-                )
-        return self
+    defaults: Recipe = Recipe()
+    recipes: dict[RecipeName, Recipe] = {}
+    experiments: dict[RowName, Experiment] = Field(min_length=1)
 
     def experiment(self, row: str) -> Experiment:
         """Return a row's experiment; an unknown name raises ConfigError with the nearest."""
         if row not in self.experiments:
             rows = list(self.experiments)
             raise ConfigError(
-                f"params.yaml: experiments has no row {row!r}{_nearest(row, rows)}; "
+                f"params.yaml: experiments has no row {row!r}{nearest(row, rows)}; "
                 f"rows: {', '.join(rows)}"
             )
         return self.experiments[row]
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats and without silent duplicates."""
+class StudyRow(Experiment):
+    """One row of a study: a row of the project, and what is changed of it."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            problem = None
-            if not isinstance(key, Hashable):
-                problem = f"{key!r} cannot be a key"
-            elif key in seen:
-                problem = f"key {key!r} stands twice"
-            if problem:
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    row: str
 
 
-# PyYAML follows YAML 1.1, where 6e-4 is a string; `dvc exp run -S` writes exactly such numbers.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
-    list("-+0123456789."),
-)
+class Study(Section):
+    """The params.yaml of a study, read on top of the project's, which `base` names."""
+
+    base: str
+    seeds: Seeds = [0]
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    overrides: Recipe = Recipe()  # of every row
+    experiments: dict[RowName, StudyRow] = Field(min_length=1)
 
 
 def load_params(path: Path | str) -> Params:
-    """Read and check params.yaml.
+    """Read and check params.yaml, the project's or a study's.
+
+    A row consists of `defaults`, then the recipe of its data set (or the one that it names as
+    `preset`), then its own keys. In a study these are, one over the other, the keys of the
+    project's row `row`, those of `overrides`, and the study's own.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or a key, type or value in it is wrong; all
             mistakes are listed, each with file, key, value and the nearest valid choice.
     """
     path = Path(path)
+    data = read_file(path)
+    if "base" in data:
+        _checked(Study, path, data)
+        base = base_of(path, data)
+        load_params(base)
+        data = on_base(data, read_file(base), path, base)
+    else:
+        _checked(Params, path, data)  # as written: names the place of a mistake, also an unused one
+    return _checked(Params, path, {**data, "experiments": resolved_rows(data, path)})
+
+
+_File = TypeVar("_File", Params, Study)
+
+
+def _checked(kind: type[_File], path: Path, data: Mapping[str, Any]) -> _File:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); expected a YAML file") from error
-    try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected keys {', '.join(Params.model_fields)}, found {data!r}")
-    try:
-        return Params.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        lines = [f"{path}: {_explain(problem)}" for problem in error.errors()]
+        lines = [f"{path}: {line}" for line in explain(kind, error.errors())]
         raise ConfigError("\n".join(lines)) from None
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the keys of `over` on top, section by section."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _explain(problem: Mapping[str, Any]) -> str:
-    """One line for one pydantic error: key, value, what is wrong, nearest valid choice."""
-    location = [part for part in problem["loc"] if part != "[key]"]
-    key = ".".join(str(part) for part in location)
-    value = problem["input"]
-    if problem["type"] == "extra_forbidden":
-        valid = list(_section_at(location[:-1]).model_fields)
-        return (
-            f"{key} = {value!r}: unknown key{_nearest(str(location[-1]), valid)}; valid keys: "
-            + (", ".join(valid))
-        )
-    if problem["type"] == "missing":
-        return f"{key}: is missing; add it"
-    if problem["type"] == "literal_error":
-        return f"{key} = {value!r}: {_not_a_choice(str(value), _choices_at(location))}"
-    if problem["type"] in ("model_type", "model_attributes_type"):
-        valid = list(_section_at(location).model_fields)
-        return f"{key} = {value!r}: should hold keys; valid keys: {', '.join(valid)}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key} = {value!r}: {message[:1].lower()}{message[1:]}"
-
-
-def _section_at(location: list[Any]) -> type[Section]:
-    """The config class that stands at a key path such as ('experiments', row, 'loss')."""
-    section: type[Section] = Params
-    parts = iter(location)
-    for part in parts:
-        if section is Params and part == "experiments":
-            next(parts, None)  # the row's name, which may be that of a section
-            section = Experiment
-        else:
-            annotation = section.model_fields[part].annotation
-            assert isinstance(annotation, type) and issubclass(annotation, Section)
-            section = annotation
-    return section
-
-
-def _choices_at(location: list[Any]) -> list[str]:
-    """The values that the Literal at a key path allows."""
-    annotation = _section_at(location[:-1]).model_fields[location[-1]].annotation
-    choices: list[str] = []
-    for choice in get_args(annotation):
-        choices += [str(value) for value in get_args(choice)] or [str(choice)]
-    return [choice for choice in choices if choice != "<class 'NoneType'>"]
-
-
-def _not_a_choice(word: str, valid: list[str]) -> str:
-    return f"not a valid choice{_nearest(word, valid)}; choices: {', '.join(valid)}"
-
-
-def _nearest(word: str, valid: list[str]) -> str:
-    """`; did you mean 'x'?`, or nothing where no valid word is close."""
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -28,7 +28,7 @@ LEFT_OUT = tuple(FOREIGN + COMPUTED + [f"data/{name}" for name in get_args(Datas
 
 
 def run_demo(root: Path) -> str:
-    """Run all rows in a fresh copy of the project under `.demo/`; return the table and links.
+    """Run all rows in a fresh copy of the project under `.demo/`; return the table.
 
     The runs go to the project's own MLflow store, under the experiment `protodl-demo`.
 
@@ -47,25 +47,13 @@ def run_demo(root: Path) -> str:
     os.environ["MLFLOW_EXPERIMENT_NAME"] = EXPERIMENT
     run_pipeline(folder, [], workers=min(MAX_WORKERS, available_cpus()))
     rows = read_rows(load_params(folder / "params.yaml"), folder / ROWS)
-    return f"\n{results_table(rows)}\n\n{_where_to_look()}"
-
-
-def _where_to_look() -> str:
-    from protodl import tracking  # late: MLflow takes seconds to import
-
-    files = f"The report, for a browser: {FOLDER}/report/index.html"
-    if (store := tracking.tracking_uri()).startswith("http"):
-        return f"{files}\nAll runs: {tracking.link(store)}"
-    return (
-        f"{files}\n"
-        f"All runs: MLFLOW_EXPERIMENT_NAME={EXPERIMENT} make ui\n"
-        f"and then {tracking.link('http://127.0.0.1:5000')}"
-    )
+    return results_table(rows)
 
 
 def demo_params(params: Params) -> str:
     """params.yaml for the demo: the same rows on the sample, trained briefly."""
     data = params.model_dump(mode="json")
+    data["recipes"] = params.model_dump(mode="json", exclude_unset=True).get("recipes", {})
     data["seeds"] = params.seeds[:1]
     data["data"]["source"] = "sample"
     data["training"]["validation_size"] = VALIDATION_SIZE

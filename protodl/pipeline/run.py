@@ -1,4 +1,4 @@
-"""Running rows of the table through DVC: what has changed, how long it takes, side by side."""
+"""Running rows of the table through DVC: what has changed, how long it takes, rows in parallel."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def run_pipeline(
     Args:
         root: folder with the dvc.yaml and its params.yaml.
         rows: keys of experiments in params.yaml.
-        workers: rows side by side.
+        workers: rows in parallel.
         row_stages: the stages of a row in that dvc.yaml, in their order; the first one trains.
 
     Raises:

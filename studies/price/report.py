@@ -16,7 +16,6 @@ from protodl.core.training_log import SeedLog
 from protodl.report.results import read_row
 from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
 from studies.pages import headings, meanings, value, write
-from studies.price.variants import load_study
 
 QUALITY = (  # measures of the second table
     "decode_agreement",
@@ -213,7 +212,7 @@ def record(pair: Pair) -> Mapping[str, object]:
 
 def report(options: argparse.Namespace) -> None:
     """Write page and JSON."""
-    params = load_study(options.params, options.project)
+    params = load_params(options.params)
     pairs = read_pairs(params, load_params(options.project), options.without, options.rows)
     sample = params.data.source == "sample"
     text = page(pairs, params.training.validation_size, params.seeds, sample)

@@ -1,13 +1,14 @@
 """params.yaml: every mistake is named with file, key, value and the nearest valid choice."""
 
+import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from protodl.core import config
-from protodl.core.config import PRESETS, ConfigError, DatasetName, Experiment, load_params
+from protodl.core.config import ConfigError, DatasetName, Recipe, load_params
 from protodl.data.datasets import DATASETS
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,58 @@ def load(tmp_path: Path, text: str) -> object:
         ),
         (("dataset: mnist, ", ""), ["one.dataset: is missing"]),
         (("dataset: mnist", "dataset: mnist, preset: papre"), ["did you mean 'paper'?"]),
+        (
+            ("dataset: mnist", "dataset: mnist, preset: port"),
+            ["one.preset = 'port': there is no recipes.port"],
+        ),
+        (
+            ("dataset: mnist", "dataset: mnist, model: {project: 0}"),
+            ["one.model.project = 0: not a valid choice; choices: false, true, partly"],
+        ),
+        (
+            ("dataset: mnist", "dataset: mnist, model: {project: [partly]}"),
+            ["one.model.project = ['partly']: not a valid choice"],
+        ),
+        (
+            ("dataset: mnist", "dataset: mnist, preset: {paper: 1}"),
+            ["one.preset = {'paper': 1}: not a valid choice", "choices: paper, port"],
+        ),
+        (("dataset: mnist", "dataset: mnist, shuffle: 1"), ["shuffle = 1", "choices: false, true"]),
+        (("one:", "judges:"), ["row name 'judges'", "another name"]),
+        (("one:", "references:"), ["row name 'references'", "another name"]),
+        (("one:", f"{'a' * 201}:"), ["201 characters, 200 are allowed"]),
+        (
+            ("experiments:", "defaults: {loss: {r3: 1}}\nexperiments:"),
+            ["yaml: defaults.loss.r3 = 1: unknown key; did you mean 'r2'?"],
+        ),
+        (
+            ("experiments:", "defaults: {dataset: mnist}\nexperiments:"),
+            ["yaml: defaults.dataset = 'mnist': unknown key"],
+        ),
+        (  # of a data set that no row has
+            ("experiments:", "recipes: {cifar10: {optimizer: {lr: -1}}}\nexperiments:"),
+            ["yaml: recipes.cifar10.optimizer.lr = -1: "],
+        ),
+        (  # a row that says it otherwise does not hide the mistake
+            ("experiments:", "recipes: {mnist: {optimizer: {lr: fast}}}\nexperiments:"),
+            ["yaml: recipes.mnist.optimizer.lr = 'fast': "],
+        ),
+        (
+            ("experiments:", "recipes: {mnits: {}}\nexperiments:"),
+            ["yaml: recipes.mnits: not a valid choice; did you mean 'mnist'?"],
+        ),
+        (
+            ("experiments:", "defaults: {model: {distance: none, project: true}}\nexperiments:"),
+            ["yaml: defaults.model: distance is none"],
+        ),
+        (  # only together they are wrong
+            (
+                "experiments:",
+                "defaults: {model: {distance: none}}\n"
+                "recipes: {mnist: {model: {project: true}}}\nexperiments:",
+            ),
+            ["yaml: experiments.one.model: distance is none", "say project: false"],
+        ),
         (("one:", "One Row:"), ["row name 'One Row'"]),
         (("[0, 1]", "[1, 1]"), ["each seed may stand once"]),
         (("[0, 1]", "[]"), ["seeds = []"]),
@@ -93,26 +146,104 @@ def test_numbers_are_read_as_yaml_1_2_does(tmp_path: Path, number: str) -> None:
     assert load_params(path).experiment("one").optimizer.lr == float(number)
 
 
-def test_presets_are_the_two_published_variants_and_give_way_to_the_row() -> None:
-    def build(**keys: object) -> Experiment:
-        return Experiment.model_validate({"dataset": "mnist", **keys})
+LAYERS = """
+seeds: [0]
+defaults: {epochs: 5, loss: {r1: 2, r2: 2, cycle: 2}, optimizer: {lr: 1}}
+recipes:
+  mnist: {loss: {r2: 3, cycle: 3}}
+  cifar10: {epochs: 9}
+  paper: {loss: {cycle: 7}}
+experiments:
+  recipe: {dataset: mnist, loss: {cycle: 4}}
+  preset: {dataset: mnist, preset: paper}
+  neither: {dataset: fashion-mnist}
+"""
 
-    paper, port = build(preset="paper"), build(preset="port")
-    assert (paper.model.distance, port.model.distance) == ("squared_euclidean", "euclidean")
-    assert (paper.model.head_bias, port.model.head_bias) == (False, True)
-    assert (paper.model.prototype_init, port.model.prototype_init) == ("uniform", "xavier")
-    norms = (paper.loss.reconstruction_norm, port.loss.reconstruction_norm)
-    assert norms == ("squared_l2", "l2")
-    for preset in (paper, port):
-        assert preset.epochs == 1500
-        assert preset.batch_size == 250
-        assert (preset.augment.elastic_alpha, preset.augment.elastic_sigma) == (20, 4)
-        assert (preset.optimizer.name, preset.optimizer.lr) == ("adam", 2e-3)
-    changed = build(preset="port", loss={"r1": 2.0}, model={"num_prototypes": 3}, epochs=7)
-    assert (changed.loss.r1, changed.loss.classification, changed.epochs) == (2, 20, 7)
-    assert (changed.model.num_prototypes, changed.model.prototype_init) == (3, "xavier")
-    for name in PRESETS:
-        build(preset=name)
+
+def test_a_row_is_defaults_then_its_recipe_then_its_own(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(LAYERS)
+    params = load_params(tmp_path / "params.yaml")
+    rows = params.experiments.items()
+    found = {name: (row.loss.r1, row.loss.r2, row.loss.cycle, row.epochs) for name, row in rows}
+    assert found == {"recipe": (2, 3, 4, 5), "preset": (2, 2, 7, 5), "neither": (2, 2, 2, 5)}
+    assert {row.optimizer.lr for row in params.experiments.values()} == {1}
+    assert params.experiment("recipe").loss.diversity == 0  # the class's own default
+
+
+# What the two published variants were before they became recipes, for a row with nothing else.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "paper": {
+        "model": {
+            "architecture": "small",
+            "decoder": "deconv",
+            "decoder_activation": "relu",
+            "num_prototypes": 15,
+            "distance": "squared_euclidean",
+            "head_bias": False,
+            "encoder_init": "torch",
+            "prototype_init": "uniform",
+            "train_prototypes": True,
+            "project": False,
+            "head_init": "uniform",
+        },
+        "loss": {
+            "classification": 20.0,
+            "reconstruction": 1.0,
+            "r1": 1.0,
+            "r2": 1.0,
+            "reconstruction_norm": "squared_l2",
+            "reconstruction_share": 1.0,
+            "prototype_classification": 0.0,
+            "cycle": 0.0,
+            "diversity": 0.0,
+            "prototype_start": 0.2,
+            "prototype_share": 1.0,
+        },
+        "augment": {"elastic_alpha": 20.0, "elastic_sigma": 4.0, "shift": 0, "flip": False},
+        "optimizer": {
+            "name": "adam",
+            "lr": 0.002,
+            "weight_decay": 0.0,
+            "momentum": 0.9,
+            "schedule": "constant",
+            "warmup": 0.2,
+            "clip_norm": 0.0,
+            "averaging": 0.0,
+        },
+        "epochs": 1500,
+        "batch_size": 250,
+        "shuffle": True,
+    },
+}
+PUBLISHED["port"] = PUBLISHED["paper"] | {
+    "model": PUBLISHED["paper"]["model"]
+    | {
+        "decoder_activation": "port",
+        "distance": "euclidean",
+        "head_bias": True,
+        "prototype_init": "xavier",
+        "head_init": "kaiming",
+    },
+    "loss": PUBLISHED["paper"]["loss"] | {"reconstruction_norm": "l2"},
+    "optimizer": PUBLISHED["paper"]["optimizer"] | {"weight_decay": 4e-5, "clip_norm": 1.0},
+}
+
+
+@pytest.mark.parametrize("dataset", get_args(DatasetName))
+@pytest.mark.parametrize("preset", list(PUBLISHED))
+def test_a_preset_is_the_published_variant_whatever_the_defaults(
+    preset: str, dataset: str, tmp_path: Path
+) -> None:
+    data = yaml.safe_load((ROOT / "params.yaml").read_text())
+    own = {"optimizer": {"lr": 0.5}, "model": {"num_prototypes": 3}}
+    row = {"dataset": dataset, "preset": preset}
+    data["experiments"] = {"bare": row, "changed": {**row, **own}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(data))
+    params = load_params(tmp_path / "params.yaml")
+    bare, changed = (params.experiment(name).model_dump() for name in ("bare", "changed"))
+    assert bare == row | PUBLISHED[preset]
+    assert changed["optimizer"] == PUBLISHED[preset]["optimizer"] | own["optimizer"]
+    assert changed["model"] == PUBLISHED[preset]["model"] | own["model"]
 
 
 def test_a_registered_encoder_or_decoder_is_a_choice(
@@ -131,18 +262,31 @@ def test_the_choices_of_data_sets_are_the_data_sets() -> None:
     assert get_args(DatasetName) == tuple(DATASETS)
 
 
-def test_the_projects_own_params_are_valid_and_spell_out_every_key() -> None:
-    """`dvc exp run -S` can only change a key that stands there."""
-    params = load_params(ROOT / "params.yaml")
-    assert len(params.experiments) == 7
-    large = params.experiment("cifar10-large-upconv")
-    assert (large.model.architecture, large.loss.reconstruction_norm) == ("large", "l1")
-    written = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for row, experiment in params.experiments.items():
-        everything = experiment.model_dump(exclude={"preset"})
-        assert _keys(written["experiments"][row]) == _keys(everything), row
-    assert _keys(written["training"]) == _keys(params.training.model_dump())
-    assert _keys(written["judge"]) == _keys(params.judge.model_dump())
+OWN = load_params(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize("row", list(OWN.experiments))
+def test_a_row_of_the_table_is_what_was_trained(row: str) -> None:
+    logs = sorted((ROOT / "results" / "rows" / row / "training").glob("seed-*.json"))
+    assert len(logs) == len(OWN.seeds)
+    for log in logs:
+        assert json.loads(log.read_text())["parameters"] == OWN.experiment(row).model_dump()
+
+
+def test_the_projects_own_params_are_short_and_spell_out_every_key_once() -> None:
+    text = (ROOT / "params.yaml").read_text()
+    assert len(text.splitlines()) <= 120
+    written = yaml.safe_load(text)
+    assert set(written["recipes"]) == set(
+        get_args(config.DatasetName) + get_args(config.PresetName)
+    )
+    assert _keys(written["defaults"]) == _keys(Recipe().model_dump())
+    assert _keys(written["training"]) == _keys(OWN.training.model_dump())
+    assert _keys(written["judge"]) == _keys(OWN.judge.model_dump())
+    for row, keys in written["experiments"].items():  # what the README sweeps with `-S`
+        assert {"epochs", "model", "optimizer"} <= keys.keys(), row
+        assert {"decoder", "num_prototypes"} <= keys["model"].keys(), row
+        assert "lr" in keys["optimizer"], row
 
 
 def _keys(tree: object) -> object:
@@ -150,6 +294,61 @@ def _keys(tree: object) -> object:
 
 
 def test_configuration_is_frozen() -> None:
-    params = load_params(ROOT / "params.yaml")
     with pytest.raises(ValueError, match="frozen"):
-        params.training.threads = 3
+        OWN.training.threads = 3
+
+
+STUDY = """
+base: ../params.yaml
+seeds: [7]
+training: {threads: 1}
+overrides: {epochs: 2, loss: {r1: 0}}
+experiments:
+  a: {dataset: mnist, row: recipe}
+  b: {dataset: mnist, row: recipe, epochs: 3, loss: {r2: 0}}
+  c: {dataset: mnist, row: recipe, preset: paper}
+"""
+
+
+def load_study(tmp_path: Path, text: str) -> config.Params:
+    (tmp_path / "params.yaml").write_text(LAYERS + "training: {split_seed: 4, threads: 2}\n")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "params.yaml").write_text(text)
+    return load_params(tmp_path / "study" / "params.yaml")
+
+
+def test_a_study_is_read_on_top_of_the_project(tmp_path: Path) -> None:
+    study = load_study(tmp_path, STUDY)
+    assert study.seeds == [7]
+    assert (study.training.split_seed, study.training.threads) == (4, 1)
+    rows = study.experiments.items()
+    found = {name: (row.loss.r1, row.loss.r2, row.loss.cycle, row.epochs) for name, row in rows}
+    assert found == {"a": (0, 3, 4, 2), "b": (0, 0, 4, 3), "c": (0, 2, 4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("row: recipe}", "row: recpie}"), ["a.row = 'recpie'", "did you mean 'recipe'?"]),
+        (("dataset: mnist, row: recipe}", "dataset: mnist}"), ["a.row: is missing"]),
+        (("a: {dataset: mnist", "a: {dataset: cifar10"), ["a.dataset = 'cifar10'", "is mnist"]),
+        (("loss: {r1: 0}", "loss: {r3: 0}"), ["overrides.loss.r3 = 0", "did you mean 'r2'?"]),
+        (("seeds:", "recipes:"), ["recipes = [7]: unknown key"]),
+        (("../params.yaml", "../parms.yaml"), ["parms.yaml: cannot be read"]),
+        (("row: recipe}", "row: recipe, model: {project: 0}}"), ["a.model.project = 0"]),
+    ],
+)
+def test_a_mistake_in_a_study_is_named(
+    tmp_path: Path, change: tuple[str, str], named: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_study(tmp_path, STUDY.replace(*change))
+    assert all(part in str(error.value) for part in named), str(error.value)
+
+
+def test_a_mistake_in_the_base_of_a_study_names_the_base(tmp_path: Path) -> None:
+    load_study(tmp_path, STUDY)
+    (tmp_path / "params.yaml").write_text(LAYERS.replace("r2: 3", "r2: -3"))
+    with pytest.raises(ConfigError) as error:
+        load_params(tmp_path / "study" / "params.yaml")
+    assert str(error.value).startswith(f"{tmp_path / 'params.yaml'}: recipes.mnist.loss.r2 = -3")

@@ -81,13 +81,19 @@ def test_the_demo_has_the_rows_of_the_project_on_the_sample(tmp_path: Path) -> N
         assert experiment.model == original.model
         assert experiment.loss == original.loss
         assert experiment.epochs <= 10
+    # DVC tracks both sections.
+    written = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    assert written["defaults"] == params.defaults.model_dump()
+    project = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert written["recipes"] == project["recipes"]
     smallest = 1200  # training images of CIFAR-10 in the sample
     assert demo.training.validation_size < smallest / 2
 
 
 def test_presets_survive(tmp_path: Path) -> None:
     row = {"dataset": "mnist", "preset": "paper", "optimizer": {"lr": 0.5}}
-    source = {"seeds": [3, 4], "experiments": {"a": row}}
+    recipes = {"paper": {"model": {"distance": "squared_euclidean"}, "optimizer": {"lr": 0.1}}}
+    source = {"seeds": [3, 4], "recipes": recipes, "experiments": {"a": row}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(source))
     params = load_params(tmp_path / "params.yaml")
 

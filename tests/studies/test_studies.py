@@ -1,5 +1,7 @@
 """What is true of every study's pipeline, and each of them run on the sample."""
 
+import hashlib
+import json
 import re
 import shutil
 import sqlite3
@@ -15,7 +17,6 @@ import yaml
 from protodl.core.config import ConfigError, load_params
 from protodl.pipeline.run import ROWS
 from studies import run
-from studies.price.variants import params_text
 from tests.row_files import write_rows
 from tests.test_pipeline import Project, closure
 
@@ -24,6 +25,37 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_study_can_be_run() -> None:
     assert set(run.STUDIES) == {path.parent.name for path in (ROOT / "studies").glob("*/dvc.yaml")}
+
+
+# The SHA-256 of all that a study's params.yaml held when each row was written out in it whole.
+WHOLE = {
+    "ablation": "d12918b00e9638f17287097d82d5a90d2d2d0c971535bdb94b9da869149722f3",
+    "price": "026134f87552885fa3e5f25415fe1a98ad025736ed6c1d7cbfaf942d7b48daae",
+}
+
+
+@pytest.mark.parametrize("study", run.STUDIES)
+def test_overrides_mean_what_the_study_was_trained_with(study: str) -> None:
+    data = load_params(ROOT / "studies" / study / "params.yaml").model_dump(
+        mode="json", include={"seeds", "data", "training", "experiments"}
+    )
+    text = json.dumps([list(data["experiments"]), data], sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest() == WHOLE[study]
+
+
+def test_the_studies_say_only_what_they_change() -> None:
+    files = (ROOT / "studies").glob("*/params.yaml")
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) < 150
+
+
+@pytest.mark.parametrize("study", run.STUDIES)
+def test_a_training_tracks_what_its_row_is_made_of(study: str) -> None:
+    project = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]
+    whole = set(project["do"]["params"]) - {"experiments.${key}"} | {"experiments.${item.row}"}
+    own, base = stages(study)["train"]["params"]
+    (own,), (base,) = own.values(), base.values()
+    assert {"overrides", "experiments.${key}"} <= set(own)
+    assert set(own) | set(base) == whole | {"overrides", "experiments.${key}"}
 
 
 def stages(study: str) -> dict[str, dict[str, Any]]:
@@ -86,10 +118,12 @@ def test_a_wrong_params_file_stops_a_study_before_any_work(tmp_path: Path) -> No
 def test_a_study_of_another_table_stops_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (ROOT / "studies" / "price" / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(text.replace("epochs: 20", "epochs: 21"))
+    data = yaml.safe_load((ROOT / "studies" / "price" / "params.yaml").read_text(encoding="utf-8"))
+    data["base"] = str(ROOT / "params.yaml")
+    data["experiments"]["mnist-small-deconv"]["row"] = "mnist-small-decnov"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(data))
     monkeypatch.setattr(run, "run_pipeline", lambda *_: pytest.fail("it started"))
-    with pytest.raises(ConfigError, match="is not made from"):
+    with pytest.raises(ConfigError, match="row = 'mnist-small-decnov': not a valid choice"):
         run.run_study(tmp_path, 1, needs_table=True)
 
 
@@ -115,8 +149,11 @@ PARAMS: dict[str, Any] = {
     "data": {"source": "sample"},
     "training": {"validation_size": 400},
     "judge": {"epochs": 1},
-    "experiments": {"grey": {"dataset": "mnist", "epochs": 1, "batch_size": 250}},
+    "defaults": {"batch_size": 250},
+    "recipes": {"mnist": {}, "paper": {}, "port": {}},
+    "experiments": {"grey": {"dataset": "mnist", "epochs": 1}},
 }
+STUDY_ROWS = {"ablation": "mnist-default", "price": "grey"}
 
 
 class Studies(Project):
@@ -127,11 +164,11 @@ class Studies(Project):
         ignored = shutil.ignore_patterns("__pycache__", "models", "results", "*.lock", "params.ok")
         shutil.copytree(ROOT / "studies", folder / "studies", ignore=ignored)
         self.write_params(yaml.safe_dump(PARAMS))
-        ablated = {"mnist-default": PARAMS["experiments"]["grey"]}
-        text = yaml.safe_dump(PARAMS | {"experiments": ablated})
-        (folder / "studies" / "ablation" / "params.yaml").write_text(text)
-        text = params_text(load_params(folder / "params.yaml"))
-        (folder / "studies" / "price" / "params.yaml").write_text(text)
+        for study, row in STUDY_ROWS.items():
+            path = folder / "studies" / study / "params.yaml"
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            data |= {"experiments": {row: {"dataset": "mnist", "row": "grey"}}}
+            path.write_text(yaml.safe_dump(data | {"overrides": {"epochs": 1}}))
         self.commit()
 
     def tracked(self) -> str:

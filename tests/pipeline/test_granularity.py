@@ -1,0 +1,156 @@
+"""What an edit of params.yaml runs again: asked of DVC, on a project whose stages are recorded."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from protodl.core.config import load_params
+from protodl.data.download import download
+from stages.train import load_row
+from tests.test_pipeline import ROOT, Project
+
+
+def row(dataset: str) -> dict[str, Any]:
+    """A row with what is swept most often; a dictionary of its own, or YAML would share it."""
+    return {
+        "dataset": dataset,
+        "epochs": 2,
+        "model": {"decoder": "deconv", "num_prototypes": 4},
+        "optimizer": {"lr": 5e-3},
+    }
+
+
+PARAMS: dict[str, Any] = {
+    "seeds": [0],
+    "data": {"source": "sample"},
+    "training": {"validation_size": 400},
+    "judge": {"epochs": 1},
+    "defaults": {"epochs": 1, "loss": {"r1": 1.0}},
+    "recipes": {name: {"loss": {"r2": 1.0}} for name in ("mnist", "cifar10", "paper", "port")},
+    "experiments": {
+        "one": row("mnist"),
+        "two": row("mnist"),
+        "colour": row("cifar10"),
+    },
+}
+
+
+def changed(path: str, value: object) -> str:
+    """The file with another value of one key, which is given as parts between slashes."""
+    data = copy.deepcopy(PARAMS)
+    *sections, key = path.split("/")
+    section = data
+    for name in sections:
+        section = section[name]
+    assert section[key] != value
+    section[key] = value
+    return yaml.safe_dump(data)
+
+
+@pytest.fixture(name="project", scope="module")
+def _project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Each train stage is recorded in dvc.lock with an output that nothing has computed."""
+    project = Project(tmp_path_factory.mktemp("granular"))
+    project.write_params(yaml.safe_dump(PARAMS))
+    (project.folder / "data" / "params.ok").write_text("valid\n")
+    for dataset in ("mnist", "cifar10"):
+        (project.folder / "data" / dataset).mkdir()
+        (project.folder / "data" / dataset / "train.pt").write_text("images")
+    for row in PARAMS["experiments"]:
+        for name in (f"models/{row}/seed-0.pt", f"results/rows/{row}/training/seed-0.json"):
+            (project.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (project.folder / name).write_text(row)
+        (project.folder / "results" / "rows" / row / "curves.csv").write_text("epoch\n1\n")
+    project.dvc("commit", "--force", *(f"train@{row}" for row in PARAMS["experiments"]))
+    project.commit()
+    return project
+
+
+def stale(project: Project, text: str) -> set[str]:
+    """Rows whose train stage would run."""
+    project.write_params(text)
+    try:
+        stages = [f"train@{row}" for row in PARAMS["experiments"]]
+        status = json.loads(project.run_dvc("status", "--json", *stages).stdout)
+    finally:
+        project.write_params(yaml.safe_dump(PARAMS))
+    return {stage.removeprefix("train@") for stage in status if stage.startswith("train@")}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rows"),
+    [
+        ("judge/epochs", 2, set()),
+        ("experiments/one/optimizer/lr", 1e-3, {"one"}),
+        ("recipes/mnist/loss/r2", 2.0, {"one", "two"}),
+        ("recipes/cifar10/loss/r2", 2.0, {"colour"}),
+        ("defaults/loss/r1", 2.0, {"one", "two", "colour"}),
+    ],
+)
+def test_an_edit_starts_the_rows_that_it_may_concern(
+    project: Project, path: str, value: object, rows: set[str]
+) -> None:
+    assert stale(project, changed(path, value)) == rows
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "same"),
+    [
+        ("defaults/epochs", 9, True),  # every row says its own
+        ("recipes/paper/loss/r2", 9.0, True),  # no row takes it
+        ("recipes/cifar10/loss/r2", 9.0, True),
+        ("defaults/loss/r2", 9.0, True),  # the recipe says it otherwise
+        ("defaults/loss/r1", 9.0, False),
+        ("recipes/mnist/loss/r2", 9.0, False),
+        ("experiments/one/epochs", 9, False),
+    ],
+)
+def test_a_seed_is_trained_again_only_where_its_row_resolves_to_something_else(
+    path: str, value: object, same: bool, tmp_path: Path
+) -> None:
+    """A finished seed lies in the checkpoint store under its fingerprint."""
+    data = copy.deepcopy(PARAMS)
+    data["defaults"]["loss"]["r2"] = 3.0
+    raw, sample = tmp_path / "raw", ROOT / "data" / "sample"
+    download("mnist", tmp_path, source="sample", raw=raw, sample=sample, progress=False)
+    found = []
+    for changes in ({}, {path: value}):
+        for place, new in changes.items():
+            *sections, key = place.split("/")
+            section = data
+            for name in sections:
+                section = section[name]
+            section[key] = new
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(data))
+        loaded, _ = load_row("one", tmp_path / "params.yaml", tmp_path / "train.pt")
+        found.append(loaded.fingerprint(0))
+    assert (found[0] == found[1]) == same
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("optimizer.lr", "1e-3"), ("epochs", "3"), ("model.num_prototypes", "9"),
+     ("model.decoder", "upconv")],
+)  # fmt: skip
+def test_an_experiment_changes_a_key_of_one_row(project: Project, key: str, value: str) -> None:
+    try:
+        change = f"experiments.one.{key}={value}"
+        project.dvc("exp", "run", "--queue", "--name", key.replace(".", "-"), "-S", change)
+        queued = project.dvc("queue", "status")
+        assert key.replace(".", "-") in queued
+    finally:
+        project.git("checkout", "-q", ".")
+    written = queued_params(project)
+    (project.folder / "queued.yaml").write_text(written)
+    before = load_params(project.folder / "params.yaml").experiments
+    after = load_params(project.folder / "queued.yaml").experiments
+    assert {row for row in before if before[row] != after[row]} == {"one"}
+
+
+def queued_params(project: Project) -> str:
+    """params.yaml of the experiment that was queued last."""
+    return project.git_output("show", "refs/exps/celery/stash:params.yaml")
