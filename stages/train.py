@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from protodl.core import config, files, machine, training_log
+from protodl.core import config, errors, files, machine, stage, training_log
 from protodl.core.config import Experiment, TrainingConfig, load_params
-from protodl.core.errors import ProtodlError
 from protodl.core.machine import Runtime, environment_facts, project_root, resolve_runtime
+from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
 from protodl.data import augment, datasets
 from protodl.data.datasets import DATASETS, Split, load_split, split_validation, to_unit_interval
@@ -37,6 +37,7 @@ MODULES = (
     checkpoint,
     config,
     datasets,
+    errors,
     files,
     fingerprints,
     head,
@@ -45,6 +46,7 @@ MODULES = (
     machine,
     network,
     optimizers,
+    stage,
     step_graph,
     trainer,
     training_log,
@@ -186,22 +188,15 @@ def train_row(options: argparse.Namespace) -> None:
     write_curves(logs, options.curves)
 
 
-def main() -> int:
-    """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__)
-    parser.add_argument("row", help="key of experiments in params.yaml")
-    parser.add_argument("--params", type=Path, required=True, help="params.yaml")
-    parser.add_argument("--data", type=Path, required=True, help="train.pt of the data set")
-    parser.add_argument("--models", type=Path, required=True, help="folder for seed-<s>.pt")
-    parser.add_argument("--logs", type=Path, required=True, help="folder for seed-<s>.json")
-    parser.add_argument("--curves", type=Path, required=True, help="CSV of the learning curves")
-    try:
-        train_row(parser.parse_args())
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+OPTIONS = {
+    "row": "key of experiments in params.yaml",
+    "--params": "params.yaml",
+    "--data": "train.pt of the data set",
+    "--models": "folder for seed-<s>.pt",
+    "--logs": "folder for seed-<s>.json",
+    "--curves": "CSV of the learning curves",
+}
+main = Stage(train_row, OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,9 +11,10 @@ import yaml
 from PIL import Image
 
 from protodl.core.config import Params, load_params
+from protodl.core.files import write_json
 from protodl.core.training_log import EpochRecord, SeedLog
 from protodl.report.tables import PICTURES
-from stages.evaluate import summarise, write_json
+from stages.evaluate import summarise
 
 ENVIRONMENT = {
     "processor": "Abacus, 2 cores",

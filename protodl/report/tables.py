@@ -8,6 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from protodl.core.config import Experiment, Params
+from protodl.core.files import write_text
 from protodl.core.training_log import UNTRACKED, ResultsError
 from protodl.report.results import ResultRow, load_published
 
@@ -81,7 +82,7 @@ def update_readme(path: Path, rows: Sequence[ResultRow]) -> None:
         )
     new = f"{before}{BEGIN}\n{short_table(rows)}\n{END}{after}"
     if new != text:
-        path.write_text(new, encoding="utf-8")
+        write_text(new, path)
 
 
 def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path, cards: Path) -> str:

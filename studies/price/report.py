@@ -1,7 +1,6 @@
 """Stage report: accuracy and quality of the table's rows, with and without what explains them."""
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,8 @@ from pydantic import BaseModel
 from tabulate import tabulate
 
 from protodl.core.config import Params, load_params
-from protodl.core.errors import ProtodlError
+from protodl.core.files import write_json, write_text
+from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
 from protodl.report.results import read_row
 from protodl.report.tables import SAMPLE_HEADING, format_seconds
@@ -243,29 +243,22 @@ def report(options: argparse.Namespace) -> None:
     params = load_study(options.params, options.project)
     pairs = read_pairs(params, load_params(options.project), options.without, options.rows)
     records = [record(pair) for pair in pairs]
-    options.results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    write_json(records, options.results)
     sample = params.data.source == "sample"
     text = page(pairs, params.training.validation_size, params.seeds, sample)
-    options.markdown.write_text(text, encoding="utf-8")
+    write_text(text, options.markdown)
     print(f"{options.markdown}: {verdict(pairs)}", flush=True)
 
 
-def main() -> int:
-    """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m studies.price.report", description=__doc__)
-    parser.add_argument("--params", type=Path, required=True, help="the study's params.yaml")
-    parser.add_argument("--project", type=Path, required=True, help="the table's params.yaml")
-    parser.add_argument("--without", type=Path, required=True, help="the study's results")
-    parser.add_argument("--rows", type=Path, required=True, help="the table's results")
-    parser.add_argument("--markdown", type=Path, required=True, help="page to write")
-    parser.add_argument("--results", type=Path, required=True, help="JSON to write")
-    try:
-        report(parser.parse_args())
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+OPTIONS = {
+    "--params": "the study's params.yaml",
+    "--project": "the table's params.yaml",
+    "--without": "the study's results",
+    "--rows": "the table's results",
+    "--markdown": "page to write",
+    "--results": "JSON to write",
+}
+main = Stage(report, OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main())

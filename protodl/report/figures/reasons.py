@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from protodl.core.files import write_bytes
 from protodl.report.figures.page import (
     BLUE,
     BOX,
@@ -84,7 +85,7 @@ def stack_reasons(pictures: Sequence[Path], output: Path) -> None:
         page.paste(part, (0, top))
         top += part.height
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(_png(page))
+    write_bytes(_png(page), output)
 
 
 def _draw_case(page: _Page, case: Case, y: int) -> None:
