@@ -14,44 +14,19 @@ from typing import Any
 
 import torch
 
-from protodl.core import config, errors, files, machine, stage, training_log
 from protodl.core.config import Experiment, TrainingConfig, load_params
 from protodl.core.machine import Runtime, environment_facts, project_root, resolve_runtime
+from protodl.core.sources import ROOT, closure
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
-from protodl.data import augment, datasets
 from protodl.data.datasets import DATASETS, Split, load_split, split_validation, to_unit_interval
-from protodl.evaluation import accuracy
-from protodl.network import checkpoint, head, layers, losses, network
 from protodl.network.checkpoint import save_network
 from protodl.network.network import Classifier
-from protodl.training import fingerprint as fingerprints
-from protodl.training import optimizers, step_graph, trainer
+from protodl.training import trainer
 from protodl.training.fingerprint import fingerprint
 from protodl.training.trainer import FitResult, Trainer, build_network, fit
 
-# The sources that decide an outcome: a change in one of them is another fingerprint.
-MODULES = (
-    accuracy,
-    augment,
-    checkpoint,
-    config,
-    datasets,
-    errors,
-    files,
-    fingerprints,
-    head,
-    layers,
-    losses,
-    machine,
-    network,
-    optimizers,
-    stage,
-    step_graph,
-    trainer,
-    training_log,
-)
-SOURCES = [Path(__file__), *(Path(str(module.__file__)) for module in MODULES)]
+SCRIPT = "stages/train.py"
 NUM_SAMPLES = 10  # validation images whose reconstructions are shown while training
 
 
@@ -81,7 +56,7 @@ class Row:
             "torch": torch.__version__,
             "seed": seed,
         }
-        return fingerprint(facts, SOURCES)
+        return fingerprint(facts, closure(SCRIPT), ROOT)  # a changed source is another training
 
 
 def load_row(name: str, params_path: Path, data_path: Path) -> tuple[Row, Sequence[int]]:
