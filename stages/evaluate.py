@@ -1,18 +1,17 @@
 """Stage evaluate@<row>: the only reader of the test split; accuracy, loss, prototype quality."""
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import torch
 
 from protodl.core.config import LossConfig, load_params
-from protodl.core.errors import ProtodlError
+from protodl.core.files import write_json
 from protodl.core.machine import resolve_runtime
+from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.evaluation.accuracy import confusion_matrix, evaluate
@@ -122,12 +121,6 @@ def summarise(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def write_json(data: Any, path: Path) -> None:
-    """Write JSON with one key a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-
-
 def evaluate_row(options: argparse.Namespace) -> None:
     """Evaluate every seed of a row and show the figures in its MLflow run."""
     params = load_params(options.params)
@@ -170,29 +163,18 @@ def _track(logs: list[SeedLog], evaluations: list[dict[str, Any]]) -> None:
         tracking.log_evaluation(log, evaluation["metrics"], details)
 
 
-def main() -> int:
-    """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=__doc__)
-    parser.add_argument("row", help="key of experiments in params.yaml")
-    parser.add_argument("--params", type=Path, required=True, help="params.yaml")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train.pt and test.pt")
-    parser.add_argument("--models", type=Path, required=True, help="folder with seed-<s>.pt")
-    parser.add_argument("--judge", type=Path, required=True, help="weights of the judge")
-    parser.add_argument("--logs", type=Path, required=True, help="folder with seed-<s>.json")
-    parser.add_argument("--metrics", type=Path, required=True, help="summary to write")
-    parser.add_argument(
-        "--details", type=Path, required=True, help="folder for each seed's figures"
-    )
-    parser.add_argument(
-        "--references", type=Path, required=True, help="folder for what explanations compare with"
-    )
-    try:
-        evaluate_row(parser.parse_args())
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+OPTIONS = {
+    "row": "key of experiments in params.yaml",
+    "--params": "params.yaml",
+    "--data": "folder with train.pt and test.pt",
+    "--models": "folder with seed-<s>.pt",
+    "--judge": "weights of the judge",
+    "--logs": "folder with seed-<s>.json",
+    "--metrics": "summary to write",
+    "--details": "folder for each seed's figures",
+    "--references": "folder for what explanations compare with",
+}
+main = Stage(evaluate_row, OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,13 +3,12 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from protodl.core.config import load_params
-from protodl.core.errors import ProtodlError
+from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import DATASETS, load_split, split_validation
 from protodl.explanation.gallery import load_gallery
@@ -51,29 +50,18 @@ def draw_row(options: argparse.Namespace) -> None:
     save(confusion, options.output / "confusion.png")
 
 
-def main() -> int:
-    """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m stages.prototypes", description=__doc__)
-    parser.add_argument("row", help="key of experiments in params.yaml")
-    parser.add_argument("--params", type=Path, required=True, help="params.yaml")
-    parser.add_argument("--data", type=Path, required=True, help="train.pt of the data set")
-    parser.add_argument("--models", type=Path, required=True, help="folder with seed-<s>.pt")
-    parser.add_argument("--logs", type=Path, required=True, help="folder with seed-<s>.json")
-    parser.add_argument("--details", type=Path, required=True, help="folder of the evaluation")
-    parser.add_argument(
-        "--references", type=Path, required=True, help="folder with seed-<s>.pt and gallery.pt"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument(
-        "--explanations", type=Path, required=True, help="folder for those of the gallery"
-    )
-    try:
-        draw_row(parser.parse_args())
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+OPTIONS = {
+    "row": "key of experiments in params.yaml",
+    "--params": "params.yaml",
+    "--data": "train.pt of the data set",
+    "--models": "folder with seed-<s>.pt",
+    "--logs": "folder with seed-<s>.json",
+    "--details": "folder of the evaluation",
+    "--references": "folder with seed-<s>.pt and gallery.pt",
+    "--output": "folder for the pictures",
+    "--explanations": "folder for those of the gallery",
+}
+main = Stage(draw_row, OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,44 +14,19 @@ from typing import Any
 
 import torch
 
-from protodl.core import config, files, machine, mistakes, params_file, training_log
 from protodl.core.config import Experiment, TrainingConfig, load_params
-from protodl.core.errors import ProtodlError
 from protodl.core.machine import Runtime, environment_facts, project_root, resolve_runtime
+from protodl.core.sources import ROOT, closure
+from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
-from protodl.data import augment, datasets
 from protodl.data.datasets import DATASETS, Split, load_split, split_validation, to_unit_interval
-from protodl.evaluation import accuracy
-from protodl.network import checkpoint, head, layers, losses, network
 from protodl.network.checkpoint import save_network
 from protodl.network.network import Classifier
-from protodl.training import fingerprint as fingerprints
-from protodl.training import optimizers, step_graph, trainer
+from protodl.training import trainer
 from protodl.training.fingerprint import fingerprint
 from protodl.training.trainer import FitResult, Trainer, build_network, fit
 
-# The sources that decide an outcome: a change in one of them is another fingerprint.
-MODULES = (
-    accuracy,
-    augment,
-    checkpoint,
-    config,
-    datasets,
-    files,
-    fingerprints,
-    head,
-    layers,
-    losses,
-    machine,
-    mistakes,
-    network,
-    optimizers,
-    params_file,
-    step_graph,
-    trainer,
-    training_log,
-)
-SOURCES = [Path(__file__), *(Path(str(module.__file__)) for module in MODULES)]
+SCRIPT = "stages/train.py"
 NUM_SAMPLES = 10  # validation images whose reconstructions are shown while training
 
 
@@ -81,7 +56,7 @@ class Row:
             "torch": torch.__version__,
             "seed": seed,
         }
-        return fingerprint(facts, SOURCES)
+        return fingerprint(facts, closure(SCRIPT), ROOT)  # a changed source is another training
 
 
 def load_row(name: str, params_path: Path, data_path: Path) -> tuple[Row, Sequence[int]]:
@@ -188,22 +163,15 @@ def train_row(options: argparse.Namespace) -> None:
     write_curves(logs, options.curves)
 
 
-def main() -> int:
-    """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__)
-    parser.add_argument("row", help="key of experiments in params.yaml")
-    parser.add_argument("--params", type=Path, required=True, help="params.yaml")
-    parser.add_argument("--data", type=Path, required=True, help="train.pt of the data set")
-    parser.add_argument("--models", type=Path, required=True, help="folder for seed-<s>.pt")
-    parser.add_argument("--logs", type=Path, required=True, help="folder for seed-<s>.json")
-    parser.add_argument("--curves", type=Path, required=True, help="CSV of the learning curves")
-    try:
-        train_row(parser.parse_args())
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+OPTIONS = {
+    "row": "key of experiments in params.yaml",
+    "--params": "params.yaml",
+    "--data": "train.pt of the data set",
+    "--models": "folder for seed-<s>.pt",
+    "--logs": "folder for seed-<s>.json",
+    "--curves": "CSV of the learning curves",
+}
+main = Stage(train_row, OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,9 +1,9 @@
 """What the pages of all studies share: measures as columns, what they mean, and the writing."""
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
+from protodl.core.files import write_json, write_text
 from protodl.evaluation.measures import MEASURES
 from protodl.report.tables import NONE, definition
 
@@ -26,5 +26,5 @@ def meanings(names: Iterable[str]) -> str:
 
 def write(text: str, records: Sequence[Mapping[str, object]], options: argparse.Namespace) -> None:
     """Write the page to `options.markdown` and its numbers to `options.results`."""
-    options.markdown.write_text(text, encoding="utf-8")
-    options.results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    write_text(text, options.markdown)
+    write_json(records, options.results)

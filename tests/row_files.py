@@ -11,9 +11,10 @@ import yaml
 from PIL import Image
 
 from protodl.core.config import Params, load_params
+from protodl.core.files import write_json
 from protodl.core.training_log import EpochRecord, SeedLog
 from protodl.report.results_page import PICTURES
-from stages.evaluate import summarise, write_json
+from stages.evaluate import summarise
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {

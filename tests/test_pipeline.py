@@ -1,6 +1,5 @@
 """The pipeline as a whole: its deps are its imports; a real `dvc repro` on the sample."""
 
-import ast
 import copy
 import csv
 import json
@@ -8,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +14,10 @@ import pytest
 import yaml
 
 from protodl.core.machine import THREADS_VARIABLE, available_cpus
+from protodl.core.sources import closure, pipelines, with_sources
 from protodl.core.training_log import SeedLog
 
 ROOT = Path(__file__).parents[1]
-OBSERVERS = ("protodl/tracking/",)  # it watches and cannot change an output
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Files of this project that a module imports, also late; imports for types only left out."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield from _files([node.module, *(f"{node.module}.{a.name}" for a in node.names)])
-        elif isinstance(node, ast.Import):
-            yield from _files([alias.name for alias in node.names])
-
-
-def _files(modules: list[str]) -> Iterator[str]:
-    for module in modules:
-        place = module.replace(".", "/")
-        for name in (f"{place}.py", f"{place}/__init__.py"):
-            # Those of packages are empty, but for protodl's own, which imports when first used.
-            if (ROOT / name).is_file() and not name.endswith("__init__.py"):
-                yield name
-
-
-def closure(script: str) -> set[str]:
-    found: set[str] = set()
-    todo = [script]
-    while todo:
-        name = todo.pop()
-        if name not in found and not name.startswith(OBSERVERS):
-            found.add(name)
-            todo += imports(ROOT / name)
-    return found
 
 
 def stage_definitions() -> dict[str, dict[str, Any]]:
@@ -60,18 +25,10 @@ def stage_definitions() -> dict[str, dict[str, Any]]:
     return {name: stage.get("do", stage) for name, stage in stages.items()}
 
 
-@pytest.mark.parametrize("stage", list(stage_definitions()))
-def test_deps_of_a_stage_are_exactly_the_modules_it_runs(stage: str) -> None:
-    deps = stage_definitions()[stage]["deps"]
-    listed = {dep for dep in deps if dep.endswith(".py")}
-    assert listed == closure(f"stages/{stage}.py")
-
-
-def test_fingerprint_covers_the_sources_that_dvc_watches() -> None:
-    from stages.train import SOURCES
-
-    names = {path.relative_to(ROOT).as_posix() for path in SOURCES}
-    assert names == closure("stages/train.py")
+@pytest.mark.parametrize("path", pipelines(), ids=str)
+def test_deps_of_a_stage_are_exactly_the_modules_it_runs(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert with_sources(text) == text, "run `python -m protodl.core.sources --write`"
 
 
 def test_only_evaluation_reads_the_test_split_and_never_augments_it() -> None:

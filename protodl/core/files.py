@@ -1,6 +1,12 @@
-"""Files of tensors and plain values: written whole or not at all, read without running code."""
+"""Files that appear whole or not at all, and files of tensors that are read without running code.
 
+Importing this module does not import torch.
+"""
+
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +19,46 @@ class CheckpointError(ProtodlError):
     """A file that is missing, damaged or not what it should be; the message says what to do."""
 
 
-def write_atomically(data: Any, path: Path) -> None:
-    """torch.save under a temporary name, then replace: a kill leaves the old file whole."""
-    import torch
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what was written there becomes `path` at the end.
 
+    A kill or an error leaves the file that was there before. The folder is created.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:  # a stream: a path would put its name into the archive
-            torch.save(data, file)
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def read(path: Path, remedy: str) -> dict[str, Any]:
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write a file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    write_bytes(text.encode(), path)
+
+
+def write_json(data: Any, path: Path) -> None:
+    """Write plain values as indented JSON, whole or not at all."""
+    write_text(json.dumps(data, indent=1) + "\n", path)
+
+
+def write_tensors(data: Any, path: Path) -> None:
+    """Write tensors and plain values; the bytes depend on `data` only, not on the file's name."""
+    import torch
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(data, file)  # a stream: a path would put its name into the archive
+
+
+def read_tensors(path: Path, remedy: str) -> dict[str, Any]:
     """Load a file of tensors and plain values onto the CPU.
 
     Raises:

@@ -1,12 +1,12 @@
 """What a training writes down: plain records that need neither torch nor MLflow to be read."""
 
-import os
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from protodl.core.errors import ProtodlError
+from protodl.core.files import write_text
 
 
 class ResultsError(ProtodlError):
@@ -71,10 +71,7 @@ class SeedLog(Record):
 
     def write(self, path: Path) -> None:
         """Write the log as JSON; it appears whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_text(self.model_dump_json(indent=1) + "\n", path)
 
 
 UNTRACKED = "untracked"  # a run's id where MLflow could not be used while it was trained

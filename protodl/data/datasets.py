@@ -6,8 +6,6 @@ torchvision never (protodl.data.download has it).
 
 from __future__ import annotations
 
-import io
-import os
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from zipfile import BadZipFile, ZipFile
 
 from protodl.core.config import ConfigError
 from protodl.core.errors import ProtodlError
+from protodl.core.files import write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -132,20 +131,12 @@ def save_split(split: Split, path: Path) -> None:
 
     if problem := _problem(split.images, split.labels):
         raise ValueError(f"{path}: cannot write this split: {problem}")
-    # A view would be saved with its whole storage; a file name would end up inside the archive.
+    # A view would be saved with its whole storage.
     images, labels = (
         t.detach().cpu().clone(memory_format=torch.contiguous_format)
         for t in (split.images, split.labels)
     )
-    buffer = io.BytesIO()
-    torch.save({"images": images, "labels": labels}, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(buffer.getbuffer())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_tensors({"images": images, "labels": labels}, path)
 
 
 def load_split(path: Path) -> Split:

@@ -7,7 +7,6 @@ Fetching is done here, because theirs has no time-out and writes under the final
 import functools
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tarfile
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from protodl.core.errors import ProtodlError
+from protodl.core.files import replacing
 from protodl.data.datasets import DATASETS, DatasetInfo, Split, save_split
 
 MIRROR_VARIABLE = "PROTODL_DATA_MIRROR"
@@ -281,12 +281,10 @@ def _store(
     """Copy a stream to a temporary name and rename it when its checksum is right."""
     from tqdm import tqdm
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     digest, received = _new_md5(), 0
     hide = None if progress else True  # None shows the bar in a terminal only
     bar = tqdm(total=length, unit="B", unit_scale=True, desc=target.name, disable=hide)
-    try:
+    with replacing(target) as part:
         with part.open("wb") as file, bar:
             while chunk := stream.read(CHUNK_BYTES):
                 file.write(chunk)
@@ -298,9 +296,6 @@ def _store(
             raise IntegrityError(
                 f"{label}: wrong content, {size} with MD5 {digest.hexdigest()} instead of {md5}"
             )
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def parse(dataset: str, folder: Path, checksums: Mapping[str, str]) -> dict[str, Split]:

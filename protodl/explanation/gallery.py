@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from protodl.core.files import FORMAT, CheckpointError, read, write_atomically
+from protodl.core.files import FORMAT, CheckpointError, read_tensors, write_tensors
 from protodl.data.datasets import Split, batches
 from protodl.network.network import PrototypeNetwork
 
@@ -68,7 +68,7 @@ def save_gallery(gallery: Gallery, path: Path) -> None:
         "images": gallery.cases.images,
         "labels": gallery.cases.labels,
     }
-    write_atomically(data, path)
+    write_tensors(data, path)
 
 
 def load_gallery(path: Path) -> Gallery:
@@ -78,7 +78,7 @@ def load_gallery(path: Path) -> Gallery:
         CheckpointError: the file is missing or not a gallery.
     """
     remedy = "make it: dvc repro evaluate@<row>"
-    data = read(path, remedy)
+    data = read_tensors(path, remedy)
     try:
         return Gallery(data["kinds"], data["indices"], Split(data["images"], data["labels"]))
     except KeyError as error:

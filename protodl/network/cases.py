@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from protodl.core.files import FORMAT, CheckpointError, read, write_atomically
+from protodl.core.files import FORMAT, CheckpointError, read_tensors, write_tensors
 from protodl.data.datasets import Split, batches
 from protodl.network.network import PrototypeNetwork
 
@@ -74,7 +74,7 @@ def nearest_cases(queries: Tensor, codes: Tensor, count: int) -> tuple[Tensor, T
 
 def save_case_base(case_base: CaseBase, path: Path) -> None:
     """Write a case base."""
-    write_atomically({"format": FORMAT, **asdict(case_base)}, path)
+    write_tensors({"format": FORMAT, **asdict(case_base)}, path)
 
 
 def load_case_base(path: Path) -> CaseBase:
@@ -84,7 +84,7 @@ def load_case_base(path: Path) -> CaseBase:
         CheckpointError: the file is missing or not a case base.
     """
     remedy = "make it: dvc repro evaluate@<row>"
-    data = read(path, remedy)
+    data = read_tensors(path, remedy)
     data.pop("format")
     try:
         return CaseBase(**data)

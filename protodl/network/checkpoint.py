@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from protodl.core.config import ModelConfig
-from protodl.core.files import FORMAT, CheckpointError, read, write_atomically
+from protodl.core.files import FORMAT, CheckpointError, read_tensors, write_tensors
 from protodl.network.network import PrototypeNetwork
 
 
 def save_network(network: PrototypeNetwork, path: Path) -> None:
     """Write a network's weights with all that is needed to build it again."""
-    write_atomically(
+    write_tensors(
         {
             "format": FORMAT,
             "model": network.config.model_dump_json(),
@@ -32,7 +32,7 @@ def load_network(path: Path) -> PrototypeNetwork:
         CheckpointError: the file is missing or not a network.
     """
     remedy = "train it: dvc repro train@<row>"
-    data = read(path, remedy)
+    data = read_tensors(path, remedy)
     try:
         network = PrototypeNetwork(
             ModelConfig.model_validate_json(data["model"]),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from protodl.core.config import DatasetName
-from protodl.core.files import FORMAT, CheckpointError, read, write_atomically
+from protodl.core.files import FORMAT, CheckpointError, read_tensors, write_tensors
 from protodl.data.datasets import DATASETS, Split, batches
 
 JUDGE_WIDTHS = (32, 64, 128)  # of its convolutions; the map is halved after each
@@ -58,7 +58,7 @@ def judge_accuracy(judge: Judge, split: Split) -> float:
 def save_judge(judge: Judge, path: Path) -> None:
     """Write a judge's weights."""
     data: dict[str, Any] = {"format": FORMAT, "dataset": judge.dataset}
-    write_atomically(data | {"state_dict": judge.state_dict()}, path)
+    write_tensors(data | {"state_dict": judge.state_dict()}, path)
 
 
 def load_judge(path: Path) -> Judge:
@@ -68,7 +68,7 @@ def load_judge(path: Path) -> Judge:
         CheckpointError: the file is missing or not a judge.
     """
     remedy = "train it: dvc repro judge@<data set>"
-    data = read(path, remedy)
+    data = read_tensors(path, remedy)
     try:
         judge = Judge(data["dataset"])
         judge.load_state_dict(data["state_dict"])

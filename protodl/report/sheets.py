@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from protodl.core.files import write_text
 from protodl.data.datasets import Split, load_split
 from protodl.data.pictures import Input, InputError, image_files, read_picture
 from protodl.explanation.gallery import Gallery
@@ -112,5 +113,5 @@ def write_explanation(explanation: Explanation, folder: Path, name: str) -> Path
     picture = folder / f"{name}.png"
     save(explanation_figure(explanation), picture)
     text = json.dumps(explanation.as_dict(), indent=1, allow_nan=False)
-    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    write_text(text + "\n", folder / f"{name}.json")
     return picture

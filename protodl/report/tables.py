@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from protodl.core.files import write_text
 from protodl.core.training_log import UNTRACKED, ResultsError
 from protodl.evaluation.measures import MEASURES, Measure, measures
 from protodl.report.published import load_published
@@ -83,7 +84,7 @@ def update_readme(path: Path, rows: Sequence[ResultRow]) -> None:
         )
     new = f"{before}{BEGIN}\n{short_table(rows)}\n{END}{after}"
     if new != text:
-        path.write_text(new, encoding="utf-8")
+        write_text(new, path)
 
 
 # --- sentences ----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from protodl.core.config import Experiment
 from protodl.core.errors import ProtodlError
-from protodl.core.files import FORMAT, read, write_atomically
+from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.core.machine import Runtime, seeded
 from protodl.core.training_log import EpochRecord
 from protodl.data.augment import augmented
@@ -291,14 +291,14 @@ def fit(
     """
     hooks = hooks or Hooks()
     if checkpoint.exists():
-        trainer.restore(read(checkpoint, "delete it to train from the start"))
+        trainer.restore(read_tensors(checkpoint, "delete it to train from the start"))
         # The epoch may have been saved and not yet shown when the run was cut off.
         hooks.on_epoch(trainer.history[-1], trainer.kept_network)
     epochs = trainer.experiment.epochs
     while len(trainer.history) < epochs:
         record = trainer.run_epoch(hooks)
         if record.epoch % checkpoint_every == 0 or record.epoch == epochs:
-            write_atomically(trainer.state(), checkpoint)
+            write_tensors(trainer.state(), checkpoint)
         hooks.on_epoch(record, trainer.kept_network)
     network = copy.deepcopy(trainer.kept_network)
     network.load_state_dict(trainer.best_state)

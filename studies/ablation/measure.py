@@ -1,16 +1,15 @@
 """Stage measure@<variant>: validation accuracy and prototype quality, never the test split."""
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from statistics import fmean
 
 import torch
 
 from protodl.core.config import LossConfig, load_params
-from protodl.core.errors import ProtodlError
+from protodl.core.files import write_json
 from protodl.core.machine import resolve_runtime
+from protodl.core.stage import Stage
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.evaluation.accuracy import evaluate
 from protodl.evaluation.quality import measure_explanations, measure_judgement, measure_quality
@@ -51,26 +50,18 @@ def measure_variant(options: argparse.Namespace) -> None:
         network = load_network(options.models / f"seed-{seed}.pt").to(device)
         seeds.append(measure(network, weights, train, validation, judge))
     mean = {name: fmean(metrics[name] for metrics in seeds) for name in seeds[0]}
-    options.metrics.parent.mkdir(parents=True, exist_ok=True)
-    options.metrics.write_text(json.dumps({"mean": mean}, indent=1) + "\n", encoding="utf-8")
+    write_json({"mean": mean}, options.metrics)
 
 
-def main() -> int:
-    """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m studies.ablation.measure", description=__doc__)
-    parser.add_argument("row", help="key of experiments in the study's params.yaml")
-    parser.add_argument("--params", type=Path, required=True, help="the study's params.yaml")
-    parser.add_argument("--data", type=Path, required=True, help="train.pt of the data set")
-    parser.add_argument("--judge", type=Path, required=True, help="the data set's judge")
-    parser.add_argument("--models", type=Path, required=True, help="folder with seed-<s>.pt")
-    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
-    try:
-        measure_variant(parser.parse_args())
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+OPTIONS = {
+    "row": "key of experiments in the study's params.yaml",
+    "--params": "the study's params.yaml",
+    "--data": "train.pt of the data set",
+    "--judge": "the data set's judge",
+    "--models": "folder with seed-<s>.pt",
+    "--metrics": "JSON to write",
+}
+main = Stage(measure_variant, OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from protodl.core.config import Experiment, Params, load_params
-from protodl.core.errors import ProtodlError
+from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import DATASETS
 from protodl.network.checkpoint import load_network
@@ -236,22 +236,15 @@ def report(options: argparse.Namespace) -> None:
     print(f"{options.markdown}: {len(variants)} variants", flush=True)
 
 
-def main() -> int:
-    """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m studies.ablation.report", description=__doc__)
-    parser.add_argument("--params", type=Path, required=True, help="the study's params.yaml")
-    parser.add_argument("--rows", type=Path, required=True, help="folder with each one's results")
-    parser.add_argument("--models", type=Path, required=True, help="folder with <row>/seed-<s>.pt")
-    parser.add_argument("--markdown", type=Path, required=True, help="page to write")
-    parser.add_argument("--picture", type=Path, required=True, help="PNG to write, beside the page")
-    parser.add_argument("--results", type=Path, required=True, help="JSON to write")
-    try:
-        report(parser.parse_args())
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+OPTIONS = {
+    "--params": "the study's params.yaml",
+    "--rows": "folder with each one's results",
+    "--models": "folder with <row>/seed-<s>.pt",
+    "--markdown": "page to write",
+    "--picture": "PNG to write, beside the page",
+    "--results": "JSON to write",
+}
+main = Stage(report, OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main())

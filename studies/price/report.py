@@ -11,7 +11,7 @@ from statistics import fmean, variance
 from pydantic import BaseModel
 
 from protodl.core.config import Params, load_params
-from protodl.core.errors import ProtodlError
+from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
 from protodl.report.results import read_row
 from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
@@ -220,22 +220,15 @@ def report(options: argparse.Namespace) -> None:
     print(f"{options.markdown}: {verdict(pairs)}", flush=True)
 
 
-def main() -> int:
-    """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m studies.price.report", description=__doc__)
-    parser.add_argument("--params", type=Path, required=True, help="the study's params.yaml")
-    parser.add_argument("--project", type=Path, required=True, help="the table's params.yaml")
-    parser.add_argument("--without", type=Path, required=True, help="the study's results")
-    parser.add_argument("--rows", type=Path, required=True, help="the table's results")
-    parser.add_argument("--markdown", type=Path, required=True, help="page to write")
-    parser.add_argument("--results", type=Path, required=True, help="JSON to write")
-    try:
-        report(parser.parse_args())
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+OPTIONS = {
+    "--params": "the study's params.yaml",
+    "--project": "the table's params.yaml",
+    "--without": "the study's results",
+    "--rows": "the table's results",
+    "--markdown": "page to write",
+    "--results": "JSON to write",
+}
+main = Stage(report, OPTIONS)
 
 if __name__ == "__main__":
     sys.exit(main())

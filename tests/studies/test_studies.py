@@ -18,7 +18,7 @@ from protodl.core.config import ConfigError, load_params
 from protodl.pipeline.run import ROWS
 from studies import run
 from tests.row_files import write_rows
-from tests.test_pipeline import Project, closure
+from tests.test_pipeline import Project
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,17 +62,6 @@ def stages(study: str) -> dict[str, dict[str, Any]]:
     path = ROOT / "studies" / study / "dvc.yaml"
     found = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
     return {name: stage.get("do", stage) for name, stage in found.items()}
-
-
-STAGES = [(study, stage) for study in run.STUDIES for stage in stages(study)]
-
-
-@pytest.mark.parametrize(("study", "stage"), STAGES)
-def test_deps_of_a_stage_are_exactly_the_modules_it_runs(study: str, stage: str) -> None:
-    definition = stages(study)[stage]
-    (module,) = re.findall(r"python -m ([\w.]+)", definition["cmd"])
-    listed = {dep for dep in definition["deps"] if dep.endswith(".py")}
-    assert listed == closure(f"{module.replace('.', '/')}.py")
 
 
 @pytest.mark.parametrize("study", run.STUDIES)

@@ -244,13 +244,20 @@ def test_a_network_survives_the_disk(whole: FitResult, tmp_path: Path) -> None:
 
 
 def test_a_fingerprint_changes_with_every_fact_and_source(tmp_path: Path) -> None:
-    source = tmp_path / "module.py"
-    source.write_text("a = 1")
-    first = fingerprint({"seed": 0, "lr": 0.1}, [source])
-    assert first == fingerprint({"lr": 0.1, "seed": 0}, [source])
-    assert first != fingerprint({"lr": 0.1, "seed": 1}, [source])
-    source.write_text("a = 2")
-    assert first != fingerprint({"lr": 0.1, "seed": 0}, [source])
+    def of(facts: dict[str, float], *sources: str) -> str:
+        return fingerprint(facts, sources, tmp_path)
+
+    for folder in ("network", "training"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "judge.py").write_text("a = 1")
+    facts, source = {"seed": 0, "lr": 0.1}, "network/judge.py"
+    first = of(facts, source)
+    assert first == of({"lr": 0.1, "seed": 0}, source)
+    assert first != of({"lr": 0.1, "seed": 1}, source)
+    assert first != of(facts, "training/judge.py")  # the same name and content elsewhere
+    assert of(facts, source, "training/judge.py") == of(facts, "training/judge.py", source)
+    (tmp_path / source).write_text("a = 2")
+    assert first != of(facts, source)
 
 
 def test_prototypes_are_projected_onto_the_nearest_codes_of_their_class(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ the page; 1050 of them are the 7 inches of a paper's text width.
 
 import functools
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -21,6 +20,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 from PIL import Image
 
+from protodl.core.files import write_bytes
 from protodl.report.figures.pixels import Pixels
 
 Floats = npt.NDArray[Any]
@@ -99,13 +99,7 @@ def save(figure: Figure, path: Path) -> None:
     data = png_bytes(image)
     if len(data) > LARGEST_EXACT_FILE:
         data = png_bytes(image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(data, path)
 
 
 def png_bytes(image: Image.Image) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from protodl.core.files import write_bytes
 from protodl.report.figures.page import (
     BLUE,
     GREEN,
@@ -117,4 +118,4 @@ def stack_reasons(pictures: Sequence[Path], output: Path) -> None:
         page.paste(part, (0, top))
         top += part.height
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(png_bytes(page))
+    write_bytes(png_bytes(page), output)

@@ -1,0 +1,61 @@
+"""Files appear whole or not at all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from protodl.core.files import (
+    FORMAT,
+    CheckpointError,
+    read_tensors,
+    replacing,
+    write_json,
+    write_tensors,
+    write_text,
+)
+
+
+def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_text("old", path)
+
+    def stopped() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_text_is_utf8_and_json_has_a_key_a_line(tmp_path: Path) -> None:
+    write_text("±\n", tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_bytes() == "±\n".encode()
+    write_json({"b": 1, "a": [2]}, tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_text() == '{\n "b": 1,\n "a": [\n  2\n ]\n}\n'
+
+
+def test_tensors_come_back_and_their_bytes_do_not_depend_on_the_name(tmp_path: Path) -> None:
+    data = {"format": FORMAT, "weights": torch.arange(3.0)}
+    for name in ("one.pt", "two.pt"):
+        write_tensors(data, tmp_path / name)
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "two.pt").read_bytes()
+    assert torch.equal(read_tensors(tmp_path / "one.pt", "")["weights"], torch.arange(3.0))
+    with pytest.raises(CheckpointError, match=r"three\.pt: not there; train it"):
+        read_tensors(tmp_path / "three.pt", "train it")
+
+
+def test_writing_a_text_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from protodl.core.files import write_text;"
+        "write_text('x', Path(sys.argv[1])); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.txt"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
