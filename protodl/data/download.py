@@ -1,42 +1,38 @@
 """From the sources of a data set to its two split files.
 
 torchvision's data sets name the files, their checksums and the public addresses, and parse them.
-Fetching is done here, because theirs has no time-out and writes under the final name.
+pooch fetches: torchvision's own download has no time-out and writes under the final name.
 """
 
 import functools
-import hashlib
 import json
 import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal, TypeAlias
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+import pooch
+
 from protodl.core.errors import ProtodlError
-from protodl.core.files import replacing
 from protodl.data.datasets import DATASETS, DatasetInfo, Split, save_split
 
 MIRROR_VARIABLE = "PROTODL_DATA_MIRROR"
 CHECKSUMS_FILE = "checksums.json"
 TIMEOUT_SECONDS = 30.0
-CHUNK_BYTES = 1 << 18
+
+Copy: TypeAlias = Callable[[str, str, object], None]  # url, file; the third is pooch's own
 
 
 class DownloadError(ProtodlError):
     """A data set could not be obtained; the text names every source and why it failed."""
-
-
-class IntegrityError(Exception):
-    """A file is not the one its checksum promises."""
 
 
 @dataclass(frozen=True)
@@ -158,15 +154,15 @@ def obtain(
     """
     missing = _inspect(raw, checksums)
     tried = [f"already in {raw}: {_summary(missing)}"]
-    fetch = functools.partial(_fetch, progress=progress, timeout=timeout)
+    copy = functools.partial(_copy, progress=progress, timeout=timeout)
     for place in places:
         if not missing:
             return
         _say(f"{dataset}: fetching {len(missing)} files from {place.name}", progress)
         try:
-            for path in _fetch_from(place, raw, {p: checksums[p] for p in missing}, fetch):
+            for path in _fetch_from(place, raw, {p: checksums[p] for p in missing}, copy):
                 del missing[path]
-        except (OSError, tarfile.TarError, IntegrityError) as error:
+        except (OSError, tarfile.TarError) as error:
             tried.append(f"{place.name}: {error}")
             _say(f"{dataset}: {tried[-1]}", progress)
     if missing:
@@ -195,7 +191,7 @@ def _inspect(folder: Path, checksums: Mapping[str, str]) -> dict[str, str]:
     for path, expected in checksums.items():
         if not (folder / path).is_file():
             problems[path] = "not there"
-        elif _md5(folder / path) != expected:
+        elif pooch.file_hash(str(folder / path), "md5") != expected:
             problems[path] = "wrong checksum"
     return problems
 
@@ -209,93 +205,54 @@ def _summary(problems: Mapping[str, str]) -> str:
     )
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, _new_md5).hexdigest()
-
-
-def _new_md5() -> Any:
-    # Not for security, and said so: machines in FIPS mode refuse MD5 otherwise.
-    return hashlib.md5(usedforsecurity=False)
-
-
 def _fetch_from(
-    place: Source, raw: Path, checksums: Mapping[str, str], fetch: "functools.partial[None]"
+    place: Source, raw: Path, checksums: Mapping[str, str], copy: Copy
 ) -> Iterator[str]:
     """Fetch each file into `raw`, yielding its path once it stands there whole."""
     if place.archive_md5 is None:
         for path, md5 in checksums.items():
-            fetch(place.base + path.removeprefix(place.cut), raw / path, md5, path)
+            _fetch(place.base + path.removeprefix(place.cut), raw / path, md5, path, copy)
             yield path
         return
     raw.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=raw, prefix=".archive-") as scratch:
         archive = Path(scratch) / "archive"
-        fetch(place.base, archive, place.archive_md5, "the archive")
-        with tarfile.open(archive) as tar:
-            for path, md5 in checksums.items():
-                with _member(tar, path) as stream:
-                    _store(stream, raw / path, md5, path)
-                yield path
+        _fetch(place.base, archive, place.archive_md5, "the archive", copy)
+        pooch.Untar(extract_dir="unpacked")(str(archive), "download", None)
+        unpacked = Source(place.name, f"{(Path(scratch) / 'unpacked').as_uri()}/")
+        yield from _fetch_from(unpacked, raw, checksums, copy)
 
 
-def _member(tar: tarfile.TarFile, path: str) -> IO[bytes]:
+def _fetch(url: str, target: Path, md5: str, label: str, copy: Copy) -> None:
+    """Bring `url` to `target`, which comes to exist only when it is whole; raises OSError."""
+    pooch.get_logger().setLevel("WARNING")
     try:
-        stream = tar.extractfile(path)
-    except KeyError:
-        stream = None
-    if stream is None:
-        raise IntegrityError(f"{path} is not in the archive")
-    return stream
-
-
-def _fetch(url: str, target: Path, md5: str, label: str, *, progress: bool, timeout: float) -> None:
-    """Bring `url` to `target`, which comes to exist only when it is whole."""
-    try:
-        with _open(url, timeout) as (stream, length):
-            _store(stream, target, md5, label, length=length, progress=progress)
-    except HTTPError as error:
-        error.close()
-        raise OSError(f"{label}: {error}") from error
+        pooch.retrieve(url, f"md5:{md5}", target.name, target.parent, downloader=copy)
+    except ValueError as error:  # the checksum is another
+        raise OSError(f"{label}: wrong content: {error}") from error
     except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise OSError(f"{label}: {error or type(error).__name__}") from error
 
 
-@contextmanager
-def _open(url: str, timeout: float) -> Iterator[tuple[IO[bytes], int | None]]:
-    request = Request(url, headers={"User-Agent": "protodl"})
-    with urlopen(request, timeout=timeout) as response:
-        length = response.headers.get("Content-Length", "")
-        yield response, int(length) if length.isdecimal() else None
+def _copy(url: str, output: str, _pooch: object, *, progress: bool, timeout: float) -> None:
+    """Copy what a file://, http:// or https:// address gives, byte by byte, into a file.
 
-
-def _store(
-    stream: IO[bytes],
-    target: Path,
-    md5: str,
-    label: str,
-    *,
-    length: int | None = None,
-    progress: bool = False,
-) -> None:
-    """Copy a stream to a temporary name and rename it when its checksum is right."""
+    pooch's own downloaders know no file://, and unpack what a server calls compressed.
+    """
     from tqdm import tqdm
 
-    digest, received = _new_md5(), 0
+    Path(output).unlink()  # pooch has made it, readable by its owner alone
+    request = Request(url, headers={"User-Agent": "protodl"})
     hide = None if progress else True  # None shows the bar in a terminal only
-    bar = tqdm(total=length, unit="B", unit_scale=True, desc=target.name, disable=hide)
-    with replacing(target) as part:
-        with part.open("wb") as file, bar:
-            while chunk := stream.read(CHUNK_BYTES):
-                file.write(chunk)
-                digest.update(chunk)
-                received += len(chunk)
-                bar.update(len(chunk))
-        if digest.hexdigest() != md5:
-            size = f"{received:,} of {length:,} bytes" if length else f"{received:,} bytes"
-            raise IntegrityError(
-                f"{label}: wrong content, {size} with MD5 {digest.hexdigest()} instead of {md5}"
-            )
+    with urlopen(request, timeout=timeout) as response, Path(output).open("xb") as file:
+        length = int(response.headers.get("Content-Length", 0))
+        name = url.rpartition("/")[2]
+        with tqdm.wrapattr(response, "read", length or None, desc=name, disable=hide) as stream:
+            shutil.copyfileobj(stream, file)
+        if file.tell() < length:
+            raise OSError(f"only {file.tell():,} of {length:,} bytes arrived")
 
 
 def parse(dataset: str, folder: Path, checksums: Mapping[str, str]) -> dict[str, Split]:

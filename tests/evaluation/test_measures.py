@@ -11,7 +11,7 @@ from protodl.report.cards import model_card
 from protodl.report.html import html_report
 from protodl.report.results import read_row, read_rows
 from protodl.report.results_page import results_page
-from tests.row_files import write_params, write_rows
+from tests.factories import write_params, write_rows
 
 TOY = Measure("toy", "toy share", "images that look like toys", "explanations", form=".1f")
 

@@ -26,7 +26,7 @@ from protodl.explanation.types import ChangeNeeded, Explanation
 from protodl.network.cases import measure_case_base
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 from protodl.report.sheets import explain_gallery
-from tests.trained_project import ROOT, ROW, write_project
+from tests.factories import ROOT, ROW, write_project
 
 
 @pytest.fixture(name="project", scope="module")

@@ -22,8 +22,8 @@ from protodl.network.checkpoint import save_network
 from protodl.network.head import baseline, contributions, prototype_classes
 from protodl.network.network import PrototypeNetwork
 from protodl.tracking.project import sync_project
+from tests.factories import write_params, write_rows
 from tests.mlflow_fixtures import empty_project
-from tests.row_files import write_params, write_rows
 
 CLASSES = DATASETS["fashion-mnist"].class_names
 NUM_PROTOTYPES = 12

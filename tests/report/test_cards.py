@@ -11,7 +11,7 @@ from protodl.evaluation.measures import MEASURES, measures
 from protodl.report.cards import model_card
 from protodl.report.results import Metrics, RowFiles, read_row, result_row
 from protodl.report.tables import SAMPLE_HEADING
-from tests.row_files import write_params, write_rows
+from tests.factories import write_params, write_rows
 
 CLOTHES = "fashion-mnist-small-deconv"  # has a published number
 

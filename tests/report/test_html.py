@@ -20,7 +20,7 @@ from protodl.report.results import read_rows
 from protodl.report.results_page import PICTURES
 from protodl.report.tables import SAMPLE_HEADING, tables
 from tests.chromium import BINARY, Page, chromium
-from tests.row_files import write_params, write_rows
+from tests.factories import write_params, write_rows
 
 EXPERIMENTS = {
     "mnist-small-deconv": {"dataset": "mnist"},

@@ -22,7 +22,7 @@ from protodl.report.tables import (
     shortfall,
     update_readme,
 )
-from tests.row_files import training, write_params, write_row, write_rows
+from tests.factories import training, write_params, write_row, write_rows
 
 MNIST = {"dataset": "mnist", "model": {"num_prototypes": 15}}
 FASHION = {"dataset": "fashion-mnist", "model": {"decoder": "upconv"}}

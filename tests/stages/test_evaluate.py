@@ -14,7 +14,7 @@ from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
 from protodl.training.trainer import build_network
 from stages import evaluate as stage
-from tests.row_files import training, write_params
+from tests.factories import training, write_params
 
 ROOT = Path(__file__).parents[2]
 ROW = "grey"

@@ -27,7 +27,7 @@ from protodl.report.results import ResultRow, read_rows
 from protodl.report.tables import results_table
 from protodl.tracking.project import sync_project, tracked_rows
 from stages import report
-from tests.row_files import training, write_params, write_row, write_rows
+from tests.factories import training, write_params, write_row, write_rows
 
 MNIST = {"dataset": "mnist", "model": {"num_prototypes": 1}}
 EXPERIMENTS = {

@@ -31,7 +31,7 @@ from protodl.report.tables import NONE
 from protodl.training.trainer import Trainer, build_network, fit
 from studies.ablation import picture, report
 from studies.ablation.measure import measure
-from tests.row_files import run_main, training
+from tests.factories import run_main, training
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "ablation"

@@ -9,7 +9,7 @@ import yaml
 
 from protodl.core.config import flatten, load_params
 from studies.price import report
-from tests.row_files import run_main, training, write_params, write_rows
+from tests.factories import run_main, training, write_params, write_rows
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "price"

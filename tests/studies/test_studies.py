@@ -17,7 +17,7 @@ import yaml
 from protodl.core.config import ConfigError, load_params
 from protodl.pipeline.run import ROWS
 from studies import run
-from tests.row_files import write_rows
+from tests.factories import write_rows
 from tests.test_pipeline import Project
 
 ROOT = Path(__file__).parents[2]

@@ -1,5 +1,6 @@
-"""A small project as the pipeline leaves it: params.yaml, results/rows, from invented trainings."""
+"""What tests are run on: files of invented trainings, and a small project with a trained row."""
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,13 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from protodl.core.config import Params, load_params
 from protodl.core.files import write_json
+from protodl.core.machine import Runtime
 from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.data.datasets import load_split, split_validation
+from protodl.data.download import download
+from protodl.network.cases import measure_case_base, save_case_base
+from protodl.network.checkpoint import save_network
 from protodl.report.results_page import PICTURES
+from protodl.training.trainer import Trainer, build_network, fit
 from stages.evaluate import summarise
 
 ROOT = Path(__file__).parents[1]
@@ -136,3 +144,38 @@ def run_main(main: Callable[[], int], folder: Path, paths: Mapping[str, str]) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["stage", *arguments])
         return main()
+
+
+ROW = "tiny-row"
+TRAINED = """
+seeds: [0, 1]
+data: {source: sample}
+training: {validation_size: 400, threads: 1}
+experiments:
+  tiny-row:
+    dataset: mnist
+    model: {num_prototypes: 12, encoder_init: he, prototype_init: data, head_init: class}
+    epochs: 3
+    batch_size: 50
+    optimizer: {lr: 4e-3}
+"""
+
+
+def write_project(folder: Path) -> None:
+    """Write params.yaml, the sample, and the network and case base of a trained row (seed 0)."""
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "params.yaml").write_text(TRAINED, encoding="utf-8")
+    params = load_params(folder / "params.yaml")
+    data = folder / "data" / "mnist"
+    sample = ROOT / "data" / "sample"
+    download("mnist", data, raw=folder, sample=sample, source="sample", progress=False)
+    train, validation = split_validation(
+        load_split(data / "train.pt"), params.training.validation_size
+    )
+    cpu = Runtime(torch.device("cpu"), torch.float32, torch.contiguous_format, 1)
+    experiment = params.experiment(ROW)
+    trainer = Trainer(build_network(experiment, train, 0), train, validation, experiment, cpu, 0)
+    network = fit(trainer, folder / "training.pt", 10).network.eval()
+    save_network(network, folder / "models" / ROW / "seed-0.pt")
+    case_base = measure_case_base(network, train, validation)
+    save_case_base(case_base, folder / "models" / "references" / ROW / "seed-0.pt")
