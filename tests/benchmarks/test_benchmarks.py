@@ -31,7 +31,7 @@ from protodl.core.machine import Runtime
 from protodl.data.augment import deform, displacement
 from protodl.network.losses import LossInputs, training_terms, weighted
 from protodl.network.network import PrototypeNetwork
-from tests import row_files
+from tests import factories
 
 ROOT = Path(__file__).parents[2]
 ROWS = [("small", "deconv", 1, 28), ("small", "upconv", 1, 28), ("large", "upconv", 3, 32)]
@@ -210,7 +210,7 @@ def test_the_first_step_is_as_the_stage_prints_it() -> None:
 def test_only_the_time_in_hooks_counts_as_logging(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = row_files.write_params(project, {"a": {"dataset": "mnist", "epochs": 2}})
+    params = factories.write_params(project, {"a": {"dataset": "mnist", "epochs": 2}})
     bench = Bench(project, params, CPU, Stopwatch())
     start = time.perf_counter()
     seconds = logging_seconds(bench, "a")
@@ -240,8 +240,8 @@ def test_time_to_published_is_the_median_over_the_seeds(
     accuracy: float, seconds: float | None, reached: int, tmp_path: Path
 ) -> None:
     """Validation accuracy of seed s is 0.61 + s/1000 after 1.5 seconds, 0.62 + s/1000 after 3."""
-    params = row_files.write_params(tmp_path, {"a": {"dataset": "mnist"}}, seeds=(0, 1, 2))
-    logs = [row_files.training(params, "a", seed) for seed in params.seeds]
+    params = factories.write_params(tmp_path, {"a": {"dataset": "mnist"}}, seeds=(0, 1, 2))
+    logs = [factories.training(params, "a", seed) for seed in params.seeds]
     found = time_to_published(logs, accuracy, port_rate=1000)
     assert found["seconds"] == seconds
     assert (found["reached"], found["seeds"]) == (reached, 3)
@@ -315,5 +315,5 @@ def test_one_row_of_each_network_is_shown() -> None:
 
 
 def test_the_first_and_the_last_row_are_the_extremes(tmp_path: Path) -> None:
-    params = row_files.write_params(tmp_path, {name: {"dataset": "mnist"} for name in "abc"})
+    params = factories.write_params(tmp_path, {name: {"dataset": "mnist"} for name in "abc"})
     assert list(Bench(tmp_path, params, CPU, Stopwatch()).extremes) == ["a", "c"]
