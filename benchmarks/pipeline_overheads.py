@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,18 +35,17 @@ def measure_pipeline(bench: Bench) -> dict[str, Any]:
         stages = stage_seconds(lines)
         (log,) = read_logs(folder, row)
         stages[f"train@{row}"] -= log.train_seconds
-        watched = watch_training(folder, row, bench.params)
+        logging = logging_seconds(folder, row)
         spread_row(folder, row, bench.params)
         run(folder, "-m", "dvc", "commit", "--force")
         nothing = run(folder, "-m", "dvc", "repro")
     if stage_seconds(nothing):
         raise RuntimeError(f"`dvc repro` was to find nothing to do, and ran {nothing}")
-    logging = watched["hook_seconds"] / log.num_epochs
     return {
         "pipeline": {
             "noop_repro_seconds": nothing[-1][0],
             "stage_overhead_seconds": stages,
-            "first_step_seconds": watched["first_step_seconds"],
+            "first_step_seconds": first_step_seconds(lines),
             "logging_seconds_per_epoch": logging,
             "logging_share": logging_share(logging, bench.root, row),
         }
@@ -80,20 +80,17 @@ def spread_row(folder: Path, row: str, params: Params) -> None:
                 shutil.copytree(parent / row, parent / other)
 
 
-def watch_training(folder: Path, row: str, params: Params) -> Mapping[str, float]:
-    """Train the row anew with a clock: seconds from the start to the first step, and in hooks."""
-    shutil.rmtree(folder / ".protodl")  # where the finished training would be found
-    data = f"data/{params.experiment(row).dataset}/train.pt"
-    options = {"--params": "params.yaml", "--data": data, "--models": "watched/models"}
-    options |= {"--logs": "watched/logs", "--curves": "watched/curves.csv"}
-    arguments = [text for option in options.items() for text in option]
-    started = time.time()
-    lines = run(folder, "-m", "benchmarks.watched_stage", row, *arguments)
+def logging_seconds(folder: Path, row: str) -> float:
+    """Seconds an epoch that it takes to show a training in MLflow."""
+    lines = run(folder, "-m", "benchmarks.logging_time", row)
     seen = json.loads(next(text for _, text in reversed(lines) if text.startswith("{")))
-    return {
-        "first_step_seconds": seen["first_step_at"] - started,
-        "hook_seconds": seen["hook_seconds"],
-    }
+    return float(seen["logging_seconds_per_epoch"])
+
+
+def first_step_seconds(lines: Lines) -> float:
+    """Seconds from the start of the train stage's process to its first step, as it printed them."""
+    found = (re.search(r": first step ([\d.]+) s after the start$", text) for _, text in lines)
+    return next(float(each[1]) for each in found if each)
 
 
 def stage_seconds(lines: Lines) -> dict[str, float]:

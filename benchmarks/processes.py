@@ -1,4 +1,4 @@
-"""Trainings in processes of their own: the memory they take, and several side by side."""
+"""Trainings in processes of their own: the memory they take, and several in parallel."""
 
 import json
 import os

@@ -5,12 +5,11 @@ record is a warning, never the end of a training, and `sync` adds later what is 
 """
 
 from protodl.tracking.experiment_page import describe_experiment, link, serve_ui
-from protodl.tracking.live import Terminated, Tracker, start_seed
+from protodl.tracking.live import start_seed
 from protodl.tracking.progress import watch
-from protodl.tracking.served import ExplainedModel, ServedModel, explained_name, registered_name
+from protodl.tracking.served import ServedModel
 from protodl.tracking.store import (
     TrackingError,
-    TrackingWarning,
     dvc_facts,
     experiment_name,
     tracking_uri,
@@ -28,24 +27,18 @@ from protodl.tracking.sync import (
 )
 
 __all__ = [
-    "ExplainedModel",
     "RowResult",
     "ServedModel",
-    "Terminated",
-    "Tracker",
     "TrackingError",
-    "TrackingWarning",
     "describe_experiment",
     "describe_row",
     "dvc_facts",
     "experiment_name",
-    "explained_name",
     "link",
     "log_evaluation",
     "log_pictures",
     "log_row",
     "read_results",
-    "registered_name",
     "serve_ui",
     "set_champions",
     "start_seed",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from protodl.network.network import PrototypeNetwork
-    from protodl.tracking import ExplainedModel, RowResult, ServedModel
+    from protodl.tracking import RowResult, ServedModel
 
 UNPROJECTED = "unprojected_"  # begins the names of metrics from before the projection
 ENVIRONMENT_TAG = "environment."
@@ -58,14 +58,14 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     logs = [log for row in files.values() for log in row.logs]
     evaluations = [seed for row in files.values() for seed in row.evaluations]
     metrics = {(seed.row, seed.seed): seed.metrics for seed in evaluations}
-    created = tracking.sync_seeds(logs, metrics, lambda log: load_served(models, log))
+    created = tracking.sync_seeds(logs, metrics, lambda log: load_model(models, log))
     for log, seed in zip(logs, evaluations, strict=True):
         details = {"confusion.json": seed.confusion, "prototypes.json": seed.prototypes}
         tracking.log_evaluation(log, seed.metrics, details)
     results = {name: result_row(name, params, row) for name, row in files.items()}
     for name, row in files.items():
         _record_row(results[name], row)
-        tracking.sync_explained(row.logs, lambda log: load_explained(models, log))
+        tracking.sync_explained(row.logs, lambda log: load_model(models, log, True))
         tracking.describe_row(row.logs, model_card(results[name], row, params))
         tracking.log_pictures(row.logs, sorted((rows / name / "pictures").glob("*.png")))
     if not tracking.dvc_facts():
@@ -106,22 +106,34 @@ def _read(params: Params, folder: Path) -> tuple[dict[str, RowFiles], list[str]]
     return files, left_out
 
 
-def load_served(models: Path, log: SeedLog) -> "ServedModel | None":
-    """The classifier of a seed; None where its file is not on this machine.
+def load_model(models: Path, log: SeedLog, explains: bool = False) -> "ServedModel | None":
+    """The classifier of a seed, or the model that explains.
+
+    Returns:
+        None where a file is not on this machine, or a network without prototypes is to explain.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: a file is damaged.
     """
     path = models / log.row / f"seed-{log.seed}.pt"
-    if not path.exists():
+    compared = models / "references" / log.row / f"seed-{log.seed}.pt"
+    has_prototypes = log.parameters["model"]["distance"] != "none"
+    if not path.exists() or (explains and not (has_prototypes and compared.exists())):
         return None
     from protodl.data.datasets import DATASETS
+    from protodl.explanation.serving import Explainer, explainer_facts
+    from protodl.network.cases import load_case_base
     from protodl.network.checkpoint import load_network
     from protodl.network.network import Classifier
 
     network = load_network(path)
     class_names = DATASETS[str(log.parameters["dataset"])].class_names
-    return tracking.ServedModel(Classifier(network), _example(network), class_names)
+    if not explains:
+        return tracking.ServedModel(Classifier(network), _example(network), class_names)
+    case_base = load_case_base(compared)
+    reasons = explainer_facts(network, case_base, class_names)
+    explainer = Explainer(network, case_base)
+    return tracking.ServedModel(explainer, _example(network), class_names, reasons)
 
 
 def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":
@@ -131,27 +143,6 @@ def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":
     with torch.inference_mode():
         decoded: npt.NDArray[np.float32] = network.decode_prototypes().numpy()
     return decoded[[0, -1]]  # the same one twice where there is only one
-
-
-def load_explained(models: Path, log: SeedLog) -> "ExplainedModel | None":
-    """The explaining model of a seed; None where it has no prototypes or a file is not here.
-
-    Raises:
-        CheckpointError: a file is damaged.
-    """
-    path = models / log.row / f"seed-{log.seed}.pt"
-    compared = models / "references" / log.row / f"seed-{log.seed}.pt"
-    if log.parameters["model"]["distance"] == "none" or not (path.exists() and compared.exists()):
-        return None
-    from protodl.data.datasets import DATASETS
-    from protodl.explanation.serving import Explainer, explainer_facts
-    from protodl.network.cases import load_case_base
-    from protodl.network.checkpoint import load_network
-
-    network, case_base = load_network(path), load_case_base(compared)
-    class_names = DATASETS[str(log.parameters["dataset"])].class_names
-    facts = explainer_facts(network, case_base, class_names)
-    return tracking.ExplainedModel(Explainer(network, case_base), _example(network), facts)
 
 
 def _record_row(result: ResultRow, files: RowFiles) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from protodl.core.config import flatten
 from protodl.core.training_log import EpochRecord, SeedLog
-from protodl.data.datasets import DATASETS
 from protodl.tracking.store import Store, unix_milliseconds
 
 if TYPE_CHECKING:
@@ -108,6 +107,8 @@ def _create_run(
 def _log_dataset(store: Store, facts: SeedFacts, run_id: str) -> None:
     """Record which data the run used: name, digest, fields and counts, at no cost."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    from protodl.data.datasets import DATASETS  # late: it imports torch
 
     info = DATASETS[facts.dataset]
     images = {"name": "image", "type": f"uint8 {info.shape}"}

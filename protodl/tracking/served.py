@@ -1,10 +1,13 @@
-"""Models as they are served: logged, and registered under their data set's name."""
+"""Trained networks as others load them: logged, and registered under their data set's name.
+
+Each seed has a classifier (images in, probabilities out) in protodl-<dataset>; the best seed of a
+row also has an explaining model (images in, reasons out) in protodl-<dataset>-explained.
+"""
 
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,30 +28,26 @@ TOP = 3  # prototypes that an explanation names where the request does not say h
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A classifier as it is served: images float32 (N, C, H, W) in [0, 1] -> scores (N, K)."""
+    """A network to be served; it takes images float32 (N, C, H, W) in [0, 1].
 
-    module: "torch.nn.Module"
+    Without `reasons` it answers with probabilities (N, K), with them by an explanation for each
+    image.
+    """
+
+    module: "torch.nn.Module"  # network.Classifier, or explanation.serving.Explainer with `reasons`
     example: "npt.NDArray[np.float32]"  # (2, C, H, W); with one image the batch size would be fixed
     class_names: Sequence[str]
+    reasons: Mapping[str, Any] | None = None  # explanation.serving.explainer_facts
+
+    @property
+    def explains(self) -> bool:
+        """Whether it answers with explanations."""
+        return self.reasons is not None
 
 
-@dataclass(frozen=True)
-class ExplainedModel:
-    """A classifier that gives its reasons, as it is served: the same images -> a dict for each."""
-
-    module: "torch.nn.Module"  # protodl.explanation.serving.Explainer
-    example: "npt.NDArray[np.float32]"  # (2, C, H, W)
-    facts: Mapping[str, Any]  # protodl.explanation.serving.explainer_facts
-
-
-def registered_name(dataset: str) -> str:
-    """Name of a data set's registered model: protodl-mnist in the experiment protodl."""
-    return f"{experiment_name()}-{dataset}"
-
-
-def explained_name(dataset: str) -> str:
-    """Name of the registered model that explains: protodl-mnist-explained."""
-    return f"{registered_name(dataset)}-explained"
+def registered_name(dataset: str, explains: bool = False) -> str:
+    """Name of a registered model: protodl-mnist, or protodl-mnist-explained for explanations."""
+    return f"{experiment_name()}-{dataset}" + "-explained" * explains
 
 
 def find_versions(store: Store, name: str, run_id: str) -> list[str]:
@@ -60,42 +59,21 @@ def find_versions(store: Store, name: str, run_id: str) -> list[str]:
 def log_model(
     store: Store, facts: SeedFacts, run_id: str, model: ServedModel, step: int, accuracy: float
 ) -> None:
-    """Save the classifier as an exported graph, which loads without this project's code."""
-    import mlflow.pytorch
-    from mlflow.models import infer_signature
+    """Save the model of epoch `step` as a script and an exported graph, and register it.
 
-    module = copy.deepcopy(model.module).cpu().eval()  # the trained one stays where and as it is
-    scores = _predict(module, model.example)
-    logged = store.client.create_logged_model(store.experiment_id, facts.row, run_id)
-    with _saving_on_the_cpu():
-        mlflow.pytorch.log_model(
-            module,
-            name=facts.row,
-            run_id=run_id,
-            model_id=logged.model_id,
-            step=step,
-            serialization_format="pt2",
-            input_example=model.example,
-            signature=infer_signature(model.example, scores),
-            pip_requirements=_requirements(),
-            metadata={"row": facts.row, "seed": facts.seed, "class_names": list(model.class_names)},
-            validate_serving_input=False,
-        )
-    name = registered_name(facts.dataset)
-    _register(store, name, facts, run_id, str(logged.model_id), accuracy)
-
-
-def log_explained(
-    store: Store, facts: SeedFacts, run_id: str, model: ExplainedModel, step: int, accuracy: float
-) -> None:
-    """Save the explaining model as a script and an exported graph; it needs no code of ours."""
+    It loads on any machine with PACKAGES, without this project's code and on the CPU.
+    """
     import mlflow.pyfunc
     from mlflow.models import Model, infer_signature
 
-    name = f"{facts.row}-explained"
+    name = facts.row + "-explained" * model.explains
+    words = {"row": facts.row, "seed": facts.seed, "class_names": list(model.class_names)}
+    words |= model.reasons or {}
+    params = {"top": TOP} if model.explains else None
     logged = store.client.create_logged_model(store.experiment_id, name, run_id)
-    with TemporaryDirectory() as folder, _saving_on_the_cpu():
-        words = {"row": facts.row, "seed": facts.seed, **model.facts}
+    with TemporaryDirectory() as folder:
+        scores = _export(model, Path(folder) / "program.pt2")
+        (Path(folder) / "facts.json").write_text(json.dumps(words, indent=1), encoding="utf-8")
         Model.log(  # as mlflow.pyfunc.log_model does, which takes no run
             artifact_path=None,
             flavor=mlflow.pyfunc,
@@ -104,53 +82,36 @@ def log_explained(
             model_id=logged.model_id,
             step=step,
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts=_write_artifacts(model, words, Path(folder)),
-            input_example=(model.example, {"top": TOP}),
-            signature=infer_signature(model.example, None, {"top": TOP}),
-            pip_requirements=_requirements(),
+            artifacts={"program": f"{folder}/program.pt2", "facts": f"{folder}/facts.json"},
+            input_example=(model.example, params) if params else model.example,
+            signature=infer_signature(model.example, scores, params),
+            pip_requirements=[f"{each}=={_published_version(each)}" for each in PACKAGES],
             metadata=words,
         )
-    name = explained_name(facts.dataset)
-    _register(store, name, facts, run_id, str(logged.model_id), accuracy)
+    registered = registered_name(facts.dataset, model.explains)
+    _register(store, registered, facts, run_id, str(logged.model_id), accuracy)
 
 
-def _write_artifacts(
-    model: ExplainedModel, words: Mapping[str, Any], folder: Path
-) -> dict[str, str]:
-    """Write what the script loads; returns the files by name."""
+def _export(model: ServedModel, path: Path) -> "npt.NDArray[np.float32] | None":
+    """Write the graph for a batch of any size; gives a classifier's answer to the example."""
     import torch
 
-    program, facts = folder / "program.pt2", folder / "facts.json"
-    batch = {0: torch.export.Dim.AUTO}
-    example = torch.from_numpy(model.example)
-    module = copy.deepcopy(model.module).cpu().eval()
+    module = copy.deepcopy(model.module).cpu().eval()  # the trained one stays where and as it is
+    example, batch = torch.from_numpy(model.example), {0: torch.export.Dim.AUTO}
     exported = torch.export.export(module, (example,), dynamic_shapes=(batch,))
-    torch.export.save(exported, program)
-    facts.write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
-    return {"program": str(program), "facts": str(facts)}
-
-
-@contextmanager
-def _saving_on_the_cpu() -> Iterator[None]:
-    """Silence what torch says about weights on other devices; these are on the CPU."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # on weights of other devices; these are on the CPU
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
-        yield
-
-
-def _requirements() -> list[str]:
-    """Exact versions, without `+cpu`, which the package index does not know."""
-    return [f"{name}=={version(name).split('+')[0]}" for name in PACKAGES]
-
-
-def _predict(
-    module: "torch.nn.Module", images: "npt.NDArray[np.float32]"
-) -> "npt.NDArray[np.float32]":
-    import torch
-
+        torch.export.save(exported, path)
+    if model.explains:
+        return None
     with torch.inference_mode():
-        scores: npt.NDArray[np.float32] = module(torch.from_numpy(images)).numpy()
+        scores: npt.NDArray[np.float32] = module(example).numpy()
     return scores
+
+
+def _published_version(package: str) -> str:
+    """The installed version without `+cpu`, which the package index does not know."""
+    return version(package).split("+")[0]
 
 
 def _register(

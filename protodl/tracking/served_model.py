@@ -1,6 +1,6 @@
-"""The explaining model as MLflow loads it: from a copy of this file, which must not need protodl.
+"""A served model as MLflow loads it: from a copy of this file, which must not need protodl.
 
-Nothing here imports it; `served.log_explained` hands its path to MLflow.
+No module imports this one; `served.log_model` hands its path to MLflow.
 """
 
 import json
@@ -13,12 +13,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-BATCH = 256  # images at once: each is compared with all training cases
+BATCH = 256  # images at once: an explaining model compares each with all training images
 DIGITS = 6
 
 
-class ExplainingModel(PythonModel):
-    """Images float32 (N, C, H, W) in [0, 1] -> a prediction with its reasons, a dict for each."""
+class TrainedModel(PythonModel):
+    """Images float32 (N, C, H, W) in [0, 1] -> probabilities (N, K), or a dict of reasons for each.
+
+    Which of the two, the facts decide that were logged with the exported network.
+    """
 
     def load_context(self, context: Any) -> None:
         """Load the exported network and the words for its numbers."""
@@ -28,29 +31,30 @@ class ExplainingModel(PythonModel):
     # MLflow takes it without a context, and knows no array type but the bare one.
     def predict(  # type: ignore[override]
         self, model_input: np.ndarray, params: dict[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """Explain a batch; `params["top"]` says how many prototypes to name.
+    ) -> Any:
+        """Classify or explain a batch; `params["top"]` says how many prototypes to name.
 
         Raises:
             MlflowException: a pixel lies outside [0, 1], or `top` is not positive.
         """
         images = np.asarray(model_input, dtype=np.float32)
         top = int((params or {}).get("top", 3))
-        if top < 1:
-            raise MlflowException.invalid_parameter_value(
-                f"params: top = {top}: must be at least 1"
-            )
-        if images.size and not (images.min() >= 0 and images.max() <= 1):
-            raise MlflowException.invalid_parameter_value(
-                f"inputs: pixels from {images.min()} to {images.max()}: must lie in [0, 1]; "
-                "divide bytes by 255"
-            )
-        answers: list[dict[str, Any]] = []
-        for start in range(0, len(images), BATCH):
-            with torch.inference_mode():
-                outputs = self.network(torch.from_numpy(images[start : start + BATCH]))
-            answers += [self._answer(*numbers, top=top) for numbers in zip(*outputs, strict=True)]
-        return answers
+        _require(top >= 1, f"params: top = {top}: must be at least 1")
+        low, high = (images.min(), images.max()) if images.size else (0, 0)
+        _require(
+            low >= 0 and high <= 1,
+            f"inputs: pixels from {low} to {high}: must lie in [0, 1]; divide bytes by 255",
+        )
+        with torch.inference_mode():
+            batches = torch.from_numpy(images).split(BATCH)
+            outputs = [self.network(batch) for batch in batches]
+        if "baseline_logits" not in self.facts:
+            return torch.cat(outputs).numpy()
+        return [
+            self._answer(*numbers, top=top)
+            for each in outputs
+            for numbers in zip(*each, strict=True)
+        ]
 
     def _answer(
         self,
@@ -98,7 +102,10 @@ class ExplainingModel(PythonModel):
     def _compare_with_limits(
         self, prototype_distance: float, case_distance: float
     ) -> dict[str, Any]:
-        """Whether an image lies farther from everything than 99 % of validation images do."""
+        """Whether an image is out of distribution: both of its distances exceed their limits.
+
+        A limit is the distance that 99 % of the validation images do not exceed.
+        """
         prototype_limit, case_limit = self.facts["prototype_limit"], self.facts["case_limit"]
         return {
             "flag": prototype_distance > prototype_limit and case_distance > case_limit,
@@ -109,8 +116,13 @@ class ExplainingModel(PythonModel):
         }
 
 
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise MlflowException.invalid_parameter_value(message)
+
+
 def _number(value: torch.Tensor) -> float:
     return round(float(value), DIGITS)
 
 
-set_model(ExplainingModel())
+set_model(TrainedModel())

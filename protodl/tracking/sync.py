@@ -19,11 +19,8 @@ from protodl.tracking.runs import (
     recorded_epochs,
 )
 from protodl.tracking.served import (
-    ExplainedModel,
     ServedModel,
-    explained_name,
     find_versions,
-    log_explained,
     log_model,
     registered_name,
 )
@@ -78,17 +75,13 @@ def sync_seeds(
             created.append(run.info.run_id)
         if metrics := evaluations.get((log.row, log.seed)):
             log_numbers(store, run.info.run_id, metrics)
-        facts, run_id = SeedFacts.of(log), run.info.run_id
-        there = find_versions(store, registered_name(facts.dataset), run_id)
-        if not there and (model := load_model(log)) is not None:
-            accuracy = _selected_accuracy(log)
-            log_model(store, facts, run_id, model, log.selected_epoch, accuracy)
+        _ensure_model(store, log, run.info.run_id, False, load_model)
     return created
 
 
 @raising_tracking_errors()
 def sync_explained(
-    logs: Sequence[SeedLog], load_model: Callable[[SeedLog], ExplainedModel | None]
+    logs: Sequence[SeedLog], load_model: Callable[[SeedLog], ServedModel | None]
 ) -> None:
     """Add the explaining model of a row's best seed by validation accuracy, unless it is there.
 
@@ -103,11 +96,22 @@ def sync_explained(
     store = open_current()
     log = max(logs, key=_selected_accuracy)
     run, _ = _ensure_seed_run(store, log)
-    facts, run_id = SeedFacts.of(log), run.info.run_id
-    there = find_versions(store, explained_name(facts.dataset), run_id)
+    _ensure_model(store, log, run.info.run_id, True, load_model)
+
+
+def _ensure_model(
+    store: Store,
+    log: SeedLog,
+    run_id: str,
+    explains: bool,
+    load_model: Callable[[SeedLog], ServedModel | None],
+) -> None:
+    """Log and register a seed's model unless its run has it or its files are not here."""
+    facts = SeedFacts.of(log)
+    there = find_versions(store, registered_name(facts.dataset, explains), run_id)
     if not there and (model := load_model(log)) is not None:
         accuracy = _selected_accuracy(log)
-        log_explained(store, facts, run_id, model, log.selected_epoch, accuracy)
+        log_model(store, facts, run_id, model, log.selected_epoch, accuracy)
 
 
 def log_evaluation(
@@ -204,12 +208,11 @@ def _reported_ms(run: "Run") -> int:
     return int(run.data.tags.get("reported_ms", 0))
 
 
-class _Found(NamedTuple):
-    """A seed and its versions in the registry."""
+class _Registered(NamedTuple):
+    """A seed and its latest versions in the registry."""
 
     accuracy: float  # validation
-    version: str  # of the classifier
-    explained: str | None  # of the explaining model
+    versions: dict[bool, str]  # of the classifier (False), of the explaining model (True)
 
 
 @raising_tracking_errors()
@@ -229,14 +232,16 @@ def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
         TrackingError: the store cannot be opened or written.
     """
     store = open_current()
-    seeds: dict[str, dict[str, list[_Found]]] = defaultdict(lambda: defaultdict(list))
+    seeds: dict[str, dict[str, list[_Registered]]] = defaultdict(lambda: defaultdict(list))
     for log in logs:
         run_id, dataset = _ensure_seed_run(store, log)[0].info.run_id, SeedFacts.of(log).dataset
-        versions = find_versions(store, registered_name(dataset), run_id)
-        explained = find_versions(store, explained_name(dataset), run_id)
-        if versions:
-            seed = _Found(_selected_accuracy(log), versions[0], next(iter(explained), None))
-            seeds[dataset][log.row].append(seed)
+        found = {
+            explains: find_versions(store, registered_name(dataset, explains), run_id)
+            for explains in (False, True)
+        }
+        if found[False]:
+            latest = {explains: versions[0] for explains, versions in found.items() if versions}
+            seeds[dataset][log.row].append(_Registered(_selected_accuracy(log), latest))
     champions: dict[str, str] = {}
     for dataset, rows in seeds.items():
         for row, of_row in rows.items():
@@ -247,18 +252,18 @@ def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
     return champions
 
 
-def _set_alias(store: Store, dataset: str, alias: str, seeds: Sequence[_Found]) -> None:
+def _set_alias(store: Store, dataset: str, alias: str, seeds: Sequence[_Registered]) -> None:
     """Point an alias at the best of these seeds, in both of the data set's registered models."""
     if re.fullmatch(r"latest|v\d+", alias):
         return  # a row's name that MLflow keeps for itself
     ranked = sorted(seeds, key=lambda seed: seed.accuracy, reverse=True)
-    store.client.set_registered_model_alias(registered_name(dataset), alias, ranked[0].version)
-    name = explained_name(dataset)
-    explained = [seed.explained for seed in ranked if seed.explained is not None]
-    if explained:
-        store.client.set_registered_model_alias(name, alias, explained[0])
-    elif store.client.search_registered_models(f"name = '{name}'"):
-        store.client.delete_registered_model_alias(name, alias)  # no other row may stand for it
+    for explains in (False, True):
+        name = registered_name(dataset, explains)
+        versions = [seed.versions[explains] for seed in ranked if explains in seed.versions]
+        if versions:
+            store.client.set_registered_model_alias(name, alias, versions[0])
+        elif store.client.search_registered_models(f"name = '{name}'"):
+            store.client.delete_registered_model_alias(name, alias)  # no other row may stand for it
 
 
 def _ensure_seed_run(store: Store, log: SeedLog) -> "tuple[Run, bool]":

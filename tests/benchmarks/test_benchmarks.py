@@ -10,20 +10,22 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import run
+from benchmarks.logging_time import Clock, logging_seconds
 from benchmarks.measure import Bench, Stopwatch, Work, build_trainer, random_split, training
 from benchmarks.operations import step_operations
 from benchmarks.page import one_of_each_network, speed_page
-from benchmarks.pipeline_overheads import stage_seconds
+from benchmarks.pipeline_overheads import first_step_seconds, stage_seconds
 from benchmarks.port_way import DeformedImages, PortWay, deform_image, use_plain_layers
 from benchmarks.processes import fresh_training, total_rate
 from benchmarks.published_time import time_to_published
 from benchmarks.same_results import comparison
 from benchmarks.training_speed import OFF, published_work, top_operators
-from benchmarks.watched_stage import Clock
+from protodl import tracking
 from protodl.core.config import AugmentConfig, Experiment, LossConfig, ModelConfig
 from protodl.core.machine import Runtime
 from protodl.data.augment import deform, displacement
@@ -193,19 +195,34 @@ def test_a_stage_lasts_until_the_next_one_starts() -> None:
     assert stage_seconds([(2.0, "Data and pipelines are up to date."), (2.1, "")]) == {}
 
 
-def test_the_clock_sees_the_first_step_and_all_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([5.0, 6.0])
-    monkeypatch.setattr("time.time", lambda: next(now))
-    clock = Clock()
-    step = clock.stepping(lambda number: 2 * number)
-    assert [step(1), step(2)] == [2, 4]
-    assert clock.first_step_at == 5.0
+def test_the_first_step_is_as_the_stage_prints_it() -> None:
+    printed = [
+        (1.0, "Running stage 'train@a':"),
+        (9.0, "a seed 0: first step 3.8 s after the start"),
+    ]
+    assert first_step_seconds(printed) == 3.8
+
+
+def test_only_the_time_in_hooks_counts_as_logging(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = row_files.write_params(project, {"a": {"dataset": "mnist", "epochs": 2}})
+    bench = Bench(project, params, CPU, Stopwatch())
+    start = time.perf_counter()
+    seconds = logging_seconds(bench, "a")
+    assert 0 < 2 * seconds < time.perf_counter() - start
+    store = MlflowClient(tracking.tracking_uri())
+    experiment = store.get_experiment_by_name("protodl")
+    assert experiment is not None
+    (seed,) = store.search_runs([experiment.experiment_id], "tags.kind = 'seed'")
+    assert len(store.get_metric_history(seed.info.run_id, "validation/accuracy")) == 2
     ticks = iter([1.0, 3.0, 10.0, 11.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    clock = Clock()
     hook = clock.timed(lambda: None)
     hook()
     hook()
-    assert clock.hook_seconds == 3.0
+    assert clock.seconds == 3.0
 
 
 # --- time to the published accuracy -------------------------------------------------------------

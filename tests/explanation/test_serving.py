@@ -67,8 +67,9 @@ def folder(
         save_network(network, root / "models/clothes/seed-1.pt")
         save_case_base(case_base, root / "models/references/clothes/seed-1.pt")
         sync_project(params, root / "rows", root / "models")
-    (program,) = root.rglob("program.pt2")
-    return program.parents[1]
+    words = [path for path in root.rglob("facts.json") if "case_limit" in path.read_text()]
+    (facts,) = words  # the other model is the classifier
+    return facts.parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def explain(
     return list(answers)
 
 
-@pytest.mark.parametrize("count", [1, 300])  # 300: more than are compared with the cases at once
+@pytest.mark.parametrize("count", [0, 1, 300])  # 300: more than are compared with the cases at once
 @torch.inference_mode()
 def test_the_answers_are_those_of_the_library(
     count: int, model: PyFuncModel, network: PrototypeNetwork, case_base: CaseBase
@@ -132,7 +133,7 @@ def test_the_answers_are_those_of_the_library(
         assert strange["prototype_limit"] == pytest.approx(case_base.prototype_limit, abs=1e-5)
         assert strange["case_limit"] == pytest.approx(case_base.case_limit, abs=1e-5)
         flags.append(strange["flag"])
-    assert count == 1 or set(flags) == {False, True}
+    assert count < 300 or set(flags) == {False, True}
 
 
 def test_the_server_s_way_from_a_request_to_an_answer(

@@ -14,6 +14,7 @@ from protodl import tracking
 from protodl.core.config import ModelConfig
 from protodl.core.training_log import EpochRecord
 from protodl.network.network import PrototypeNetwork
+from protodl.tracking.live import Tracker
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -34,7 +35,7 @@ def record(epoch: int) -> EpochRecord:
     )
 
 
-def start() -> tracking.Tracker:
+def start() -> Tracker:
     return tracking.start_seed(
         row="a",
         seed=0,

@@ -1,0 +1,104 @@
+"""Seeds as the tests of tracking record them, and the store they look into."""
+
+import subprocess
+from typing import Any
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import DatasetInput, Run
+
+from protodl import tracking
+from protodl.core.config import ModelConfig
+from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.network.network import Classifier, PrototypeNetwork
+from protodl.tracking.live import Tracker
+
+PARAMETERS = {"dataset": "mnist", "epochs": 3, "optimizer": {"lr": 4e-3, "schedule": "one_cycle"}}
+
+
+ENVIRONMENT = {"device": "cpu", "git_revision": "abc123+", "dvc_experiment": "noisy-owl"}
+
+
+def record(epoch: int, accuracy: float = 0.5) -> EpochRecord:
+    return EpochRecord(
+        epoch=epoch,
+        step=10 * epoch,
+        timestamp_ms=1_700_000_000_000 + 1000 * epoch,
+        seconds=1.5,
+        images_per_second=800.0,
+        learning_rate=4e-3 / epoch,
+        train={"accuracy": accuracy, "reconstruction": 1 / epoch},
+        validation={"accuracy": accuracy + epoch / 100},
+        selected=True,
+    )
+
+
+def seed_log(row: str = "a", seed: int = 0, accuracy: float = 0.5, **changes: Any) -> SeedLog:
+    values: dict[str, Any] = {
+        "row": row,
+        "seed": seed,
+        "fingerprint": f"{row}-{seed}",
+        "experiment_name": "protodl",
+        "run_id": "elsewhere",
+        "parent_run_id": "elsewhere",
+        "parameters": PARAMETERS,
+        "environment": ENVIRONMENT,
+        "start_ms": 1_700_000_000_000,
+        "end_ms": 1_700_000_009_000,
+        "train_seconds": 9.0,
+        "num_epochs": 3,
+        "selected_epoch": 3,
+        "num_train": 55000,
+        "num_validation": 5000,
+        "data_digest": "0123456789abcdef0123456789abcdef",
+        "history": [record(epoch, accuracy) for epoch in (1, 2, 3)],
+    }
+    return SeedLog(**values | changes)
+
+
+def start(log: SeedLog) -> Tracker:
+    names = ("row", "seed", "fingerprint", "parameters", "environment")
+    data = ("data_digest", "num_train", "num_validation")
+    return tracking.start_seed(**{name: getattr(log, name) for name in (*names, *data)})
+
+
+def train(log: SeedLog) -> SeedLog:
+    """Record a whole training live; gives the log as the training stage would write it."""
+    with start(log) as tracker:
+        for epoch in log.history:
+            tracker.log_epoch(epoch)
+    ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
+    return log.model_copy(update=ids)
+
+
+def client() -> MlflowClient:
+    return MlflowClient(tracking.tracking_uri())
+
+
+def all_runs() -> list[Run]:
+    experiment = client().get_experiment_by_name(tracking.experiment_name())
+    return list(client().search_runs([experiment.experiment_id])) if experiment else []
+
+
+def data_inputs(run: Run) -> list[DatasetInput]:
+    assert run.inputs is not None
+    return list(run.inputs.dataset_inputs)
+
+
+def served() -> tracking.ServedModel:
+    """A real network, untrained."""
+    network = PrototypeNetwork(ModelConfig(num_prototypes=4), channels=1, image_size=28)
+    images = np.linspace(0, 1, 2 * 28 * 28, dtype=np.float32).reshape(2, 1, 28, 28)
+    return tracking.ServedModel(Classifier(network), images, list("0123456789"))
+
+
+def no_model(_: SeedLog) -> None:
+    return None
+
+
+NOWHERE = "sqlite:////proc/nope/x.db"
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()

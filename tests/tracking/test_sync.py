@@ -1,0 +1,157 @@
+"""Finished seeds and rows in MLflow: refilled, completed and read back."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protodl import tracking
+from protodl.core.training_log import SeedLog
+from tests.tracking.records import (
+    PARAMETERS,
+    all_runs,
+    client,
+    data_inputs,
+    no_model,
+    record,
+    seed_log,
+    served,
+    start,
+    train,
+)
+
+pytestmark = pytest.mark.usefixtures("project")
+
+
+def contents(run_id: str) -> dict[str, Any]:
+    """All that a run holds, except what the store itself assigns."""
+    run = client().get_run(run_id)
+    history = {
+        key: [(m.step, m.timestamp, m.value) for m in client().get_metric_history(run_id, key)]
+        for key in run.data.metrics
+    }
+    own = {"synced", "mlflow.parentRunId"}
+    return {
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "tags": {key: value for key, value in run.data.tags.items() if key not in own},
+        "parameters": run.data.params,
+        "history": history,
+        "inputs": [(entry.dataset.to_dictionary(), entry.tags) for entry in data_inputs(run)],
+    }
+
+
+def test_an_emptied_store_is_refilled_as_it_was(
+    project: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {"test_accuracy": 0.875}
+    logs = [train(seed_log(row, seed)) for row, seed in (("a", 0), ("a", 1), ("b", 0))]
+    for log in logs:
+        tracking.log_evaluation(log, metrics)
+    live = [contents(log.run_id) for log in logs]
+    parents = [contents(log.parent_run_id) for log in logs]
+    assert tracking.sync_seeds(logs, {("a", 0): metrics}, no_model) == []
+
+    shutil.copy(migrated_database, project / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'other.db'}")
+    evaluations = {(log.row, log.seed): metrics for log in logs}
+    created = tracking.sync_seeds(logs, evaluations, no_model)
+    times = {"test_accuracy"}  # evaluated when it was recorded
+    assert [_without_times(contents(run), times) for run in created] == [
+        _without_times(run, times) for run in live
+    ]
+    refilled = [client().get_run(run) for run in created]
+    assert [contents(run.data.tags["mlflow.parentRunId"]) for run in refilled] == parents
+    assert {run.data.tags["synced"] for run in refilled} == {"yes"}
+    assert [(run.info.start_time, run.info.end_time) for run in refilled] == [
+        (log.start_ms, log.end_ms) for log in logs
+    ]
+    before = [contents(run.info.run_id) for run in all_runs()]
+    assert tracking.sync_seeds(logs, evaluations, no_model) == []
+    assert [contents(run.info.run_id) for run in all_runs()] == before
+    assert len(before) == 5
+
+
+def _without_times(run: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    history = {
+        key: [(step, value) for step, _, value in points] if key in names else points
+        for key, points in run["history"].items()
+    }
+    return run | {"history": history}
+
+
+def test_a_row_trained_further_after_a_refill_keeps_its_parent() -> None:
+    (run_id,) = tracking.sync_seeds([seed_log(seed=0)], {}, no_model)
+    parent = client().get_run(run_id).data.tags["mlflow.parentRunId"]
+    assert train(seed_log(seed=1)).parent_run_id == parent
+
+
+def test_sync_adds_lost_epochs_and_a_missing_model_once() -> None:
+    with start(seed_log()) as tracker:
+        tracker.log_epoch(record(1))
+    asked: list[str] = []
+
+    def load(log: SeedLog) -> tracking.ServedModel:
+        asked.append(log.row)
+        return served()
+
+    for _ in range(2):
+        assert tracking.sync_seeds([seed_log()], {}, load) == []
+    steps = [m.step for m in client().get_metric_history(tracker.run_id, "learning_rate")]
+    assert steps == [1, 2, 3]
+    assert asked == ["a"]
+    assert len(client().search_model_versions("name = 'protodl-mnist'")) == 1
+
+
+def test_evaluation_is_written_without_stretching_the_run() -> None:
+    log = train(seed_log())
+    before = client().get_run(log.run_id).info
+    time.sleep(0.01)
+    tracking.log_evaluation(log, {"test_accuracy": 0.9}, {"confusion.json": [[1, 0], [0, 1]]})
+    tracking.log_evaluation(log, {"test_accuracy": 0.8})  # evaluated anew: the latest counts
+    tracking.log_evaluation(log, {"test_accuracy": 0.8})
+    after = client().get_run(log.run_id)
+    assert (after.info.status, after.info.end_time) == ("FINISHED", before.end_time)
+    assert after.data.metrics["test_accuracy"] == 0.8
+    assert len(client().get_metric_history(log.run_id, "test_accuracy")) == 2
+    assert [f.path for f in client().list_artifacts(log.run_id)] == ["confusion.json"]
+
+
+def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:
+    picture = tmp_path / "weights.png"
+    picture.write_bytes(b"png")
+    old = train(seed_log(parameters=PARAMETERS | {"epochs": 9}, fingerprint="old"))
+    logs = [train(seed_log("a", 0)), train(seed_log("a", 1))]
+    mean = {"test_accuracy": 0.1 + 0.2, "purity25": 1 / 3}
+    tracking.log_row([old], {"test_accuracy": 0.4}, {"test_accuracy": 0.0}, {"num_seeds": 1})
+    tracking.log_row(logs, mean, {"test_accuracy": 1e-17}, {"num_seeds": 2})
+    tracking.log_pictures(logs, [picture])
+    results = tracking.read_results(["a"])
+    assert list(results) == ["a"]
+    latest, earlier = results["a"]
+    assert (latest.run_id, earlier.run_id) == (logs[0].parent_run_id, old.parent_run_id)
+    assert latest.metrics == {**mean, "test_accuracy_std": 1e-17, "num_seeds": 2}
+    assert latest.parameters["epochs"] == "3"
+    assert earlier.metrics == {"test_accuracy": 0.4, "test_accuracy_std": 0.0, "num_seeds": 1}
+    artifacts = client().list_artifacts(latest.run_id, "pictures")
+    assert [f.path for f in artifacts] == ["pictures/weights.png"]
+    with pytest.raises(LookupError, match="no result of row 'b'"):
+        tracking.read_results(["a", "b"])
+
+
+def test_the_champion_has_the_best_held_out_mean_of_its_data_set() -> None:
+    fashion = {"parameters": PARAMETERS | {"dataset": "fashion-mnist"}}
+    logs = [
+        seed_log("steady", 0, 0.80),
+        seed_log("steady", 1, 0.81),
+        seed_log("lucky", 0, 0.90),
+        seed_log("lucky", 1, 0.50),
+        seed_log("clothes", 0, 0.10, **fashion),
+    ]
+    tracking.sync_seeds(logs, {}, lambda _: served())
+    assert tracking.set_champions(logs) == {"mnist": "steady", "fashion-mnist": "clothes"}
+    version = client().get_model_version_by_alias("protodl-mnist", "champion")
+    assert (version.tags["row"], version.tags["seed"]) == ("steady", "1")
+    assert tracking.set_champions(logs[2:4]) == {"mnist": "lucky"}
