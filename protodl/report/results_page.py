@@ -84,7 +84,8 @@ def row_facts(row: ResultRow, params: Params) -> list[str]:
         f"{epoch} (seed {seed})" for epoch, seed in zip(row.selected_epochs, row.seeds, strict=True)
     )
     experiment = params.experiment(row.row)
-    changed = differences(experiment, Experiment(dataset=experiment.dataset))
+    defaults = {"dataset": experiment.dataset, **params.defaults.model_dump(exclude_unset=True)}
+    changed = differences(experiment, Experiment.model_validate(defaults))
     own = ", ".join(f"{key} `{value}`" for key, value in changed.items())
     return [
         f"Parameters that differ from the defaults: {own or 'none'}.",

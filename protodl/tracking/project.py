@@ -126,15 +126,14 @@ def load_model(models: Path, log: SeedLog, explains: bool = False) -> "ServedMod
     from protodl.network.checkpoint import load_network
     from protodl.network.network import Classifier
 
-    class_names = DATASETS[str(log.parameters["dataset"])].class_names
     network = load_network(path)
+    class_names = DATASETS[str(log.parameters["dataset"])].class_names
     if not explains:
         return tracking.ServedModel(Classifier(network), _example(network), class_names)
     case_base = load_case_base(compared)
     reasons = explainer_facts(network, case_base, class_names)
-    return tracking.ServedModel(
-        Explainer(network, case_base), _example(network), class_names, reasons
-    )
+    explainer = Explainer(network, case_base)
+    return tracking.ServedModel(explainer, _example(network), class_names, reasons)
 
 
 def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":

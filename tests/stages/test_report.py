@@ -17,6 +17,7 @@ from PIL import Image
 from protodl import tracking
 from protodl.cli import main
 from protodl.core.config import ModelConfig, Params
+from protodl.core.files import CheckpointError
 from protodl.core.training_log import ResultsError, SeedLog
 from protodl.network.cases import CaseBase, save_case_base
 from protodl.network.checkpoint import save_network
@@ -405,7 +406,7 @@ def test_a_row_explains_by_its_best_seed_and_its_card_says_how_to_ask(
     compared = references / best / "seed-1.pt"
     compared.parent.mkdir()
     compared.write_bytes(b"not a case base")
-    with pytest.raises(ResultsError, match=f"{compared}: cannot be read"):
+    with pytest.raises(CheckpointError, match=f"{compared}: cannot be read"):
         sync_project(params, rows, models)
     save_case_base(case_base, compared)
     for _ in range(2):
