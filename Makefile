@@ -42,13 +42,13 @@ check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 	protodl check
 	dvc stage list dvc.yaml studies/*/dvc.yaml >/dev/null
 
-repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv for one row, JOBS=2 side by side
+repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv for one row, JOBS=2 in parallel
 	protodl run $(ROW) $(if $(JOBS),-j $(JOBS))
 
-ablation: $(INSTALLED) ## what each part of the recipe does, in 32 short trainings; JOBS=2 side by side
+ablation: $(INSTALLED) ## what each part of the recipe does, in 32 short trainings; JOBS=2 in parallel
 	python -m studies.run ablation $(if $(JOBS),-j $(JOBS))
 
-price: $(INSTALLED) ## what the explanations cost in accuracy: the whole table again without; JOBS=2 side by side
+price: $(INSTALLED) ## what the explanations cost in accuracy: the whole table again without; JOBS=2 in parallel
 	python -m studies.run price $(if $(JOBS),-j $(JOBS))
 
 bench: $(INSTALLED) ## measure the speed beside the port's way of training; the machine should be idle
