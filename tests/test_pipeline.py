@@ -46,6 +46,8 @@ seeds: [0]
 data: {source: sample}
 training: {validation_size: 400, pictures_every: 1}
 judge: {epochs: 1}
+defaults: {}
+recipes: {mnist: {}, fashion-mnist: {}, cifar10: {}, paper: {}, port: {}}
 experiments:
   grey: {dataset: mnist, model: {num_prototypes: 4}, epochs: 2, optimizer: {lr: 4e-3}}
   colour: {dataset: cifar10, model: {decoder: upconv}, epochs: 1, optimizer: {lr: 5e-3}}
