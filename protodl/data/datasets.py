@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
-from protodl.core.config import ConfigError
 from protodl.core.errors import ProtodlError
 from protodl.core.files import write_tensors
 
@@ -198,6 +197,8 @@ def split_validation(split: Split, size: int = 5000, seed: int = 0) -> tuple[Spl
         ConfigError: `size` is not between 1 and N - 1.
     """
     import torch
+
+    from protodl.core.config import ConfigError  # late: this module is to be light
 
     total = len(split)
     if not 0 < size < total:
