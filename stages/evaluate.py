@@ -153,7 +153,7 @@ def evaluate_row(options: argparse.Namespace) -> None:
 
 
 def _track(logs: list[SeedLog], evaluations: list[dict[str, Any]]) -> None:
-    from protodl import tracking  # late: MLflow takes seconds to import
+    from protodl import tracking  # late: it only observes
 
     for log, evaluation in zip(logs, evaluations, strict=True):
         details = {

@@ -81,7 +81,7 @@ def finished_log(store: Path) -> SeedLog | None:
 
 def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
     """Train one seed into its folder of the checkpoint store, tracked in MLflow."""
-    from protodl import tracking  # late: MLflow takes seconds to import
+    from protodl import tracking  # late: it only observes
 
     facts: dict[str, Any] = {
         "row": row.name,

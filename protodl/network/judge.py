@@ -1,7 +1,7 @@
-"""The judge: a plain classifier that never saw a prototype or a reconstruction.
+"""The judge: an independent classifier that never saw a prototype or a reconstruction.
 
-A network can be taught to call any blob a horse; an outsider cannot. Shapes: N images, C channels,
-H x W pixels, K classes.
+A network can be taught to call any blob a horse; a classifier trained on images alone cannot.
+Shapes: N images, C channels, H x W pixels, K classes.
 """
 
 from pathlib import Path

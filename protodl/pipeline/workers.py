@@ -1,4 +1,4 @@
-"""Commands side by side: a queue, its workers, and no process left behind."""
+"""Commands in parallel: a queue, its workers, and no process left behind."""
 
 import os
 import signal

@@ -94,7 +94,7 @@ def test_keeping_few_contributions() -> None:
     assert [keep_accuracy(against, start, labels, k) for k in (1, 2)] == [0, 1]
 
 
-def test_explanations_of_held_out_images() -> None:
+def test_explanations_of_validation_images() -> None:
     network = PrototypeNetwork(ModelConfig(), 1, 28).eval()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (30, 1, 28, 28), dtype=torch.uint8, generator=generator)

@@ -33,7 +33,7 @@ def test_a_case_is_nearest_to_itself_at_distance_zero() -> None:
     assert distances.abs().max() == 0
 
 
-def test_one_percent_of_held_out_images_exceeds_the_limits(tmp_path: Path) -> None:
+def test_one_percent_of_validation_images_exceeds_the_limits(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (1200, 1, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.arange(1200) % 10

@@ -1,4 +1,4 @@
-"""Rows side by side: a real DVC repository whose stages are short scripts."""
+"""Rows in parallel: a real DVC repository whose stages are short scripts."""
 
 import os
 import signal

@@ -141,7 +141,7 @@ def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:
         tracking.read_results(["a", "b"])
 
 
-def test_the_champion_has_the_best_held_out_mean_of_its_data_set() -> None:
+def test_the_champion_has_the_best_validation_mean_of_its_data_set() -> None:
     fashion = {"parameters": PARAMETERS | {"dataset": "fashion-mnist"}}
     logs = [
         seed_log("steady", 0, 0.80),

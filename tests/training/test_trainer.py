@@ -131,7 +131,7 @@ def test_training_learns_and_moves_every_prototype(tmp_path: Path) -> None:
     assert ((run.network.prototypes - before).norm(dim=1) > 0.05).all()
 
 
-def test_the_network_kept_is_the_best_on_the_held_out_images(whole: FitResult) -> None:
+def test_the_network_kept_is_the_best_on_the_validation_images(whole: FitResult) -> None:
     merits = [(r.validation["accuracy"], -r.validation["classification"]) for r in whole.history]
     assert whole.selected.epoch == merits.index(max(merits)) + 1
     measured = evaluate(whole.network, VALIDATION, EXPERIMENT.loss, torch.device("cpu"))
