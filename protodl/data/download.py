@@ -247,7 +247,8 @@ def _copy(url: str, output: str, _pooch: object, *, progress: bool, timeout: flo
     request = Request(url, headers={"User-Agent": "protodl"})
     hide = None if progress else True  # None shows the bar in a terminal only
     with urlopen(request, timeout=timeout) as response, Path(output).open("xb") as file:
-        length = int(response.headers.get("Content-Length", 0))
+        said = response.headers.get("Content-Length", "")
+        length = int(said) if said.isdecimal() else 0
         name = url.rpartition("/")[2]
         with tqdm.wrapattr(response, "read", length or None, desc=name, disable=hide) as stream:
             shutil.copyfileobj(stream, file)
