@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.measure import build_trainer, training
 from protodl.core.config import load_params
-from protodl.core.machine import resolve_runtime
+from protodl.core.machine import prepare_machine
 
 STEPS = 3  # the second one has all of the optimizer's state
 
@@ -31,7 +31,7 @@ def peak_mebibytes() -> float:
 def main(row: str, seconds: float) -> None:
     """Train a row on random images."""
     params = load_params("params.yaml")
-    runtime = resolve_runtime(params.training.model_copy(update={"device": "cpu"}))
+    runtime = prepare_machine(params.training.model_copy(update={"device": "cpu"}))
     imported = peak_mebibytes()
     work = training(build_trainer(params.experiment(row), runtime))
     for _ in range(STEPS):

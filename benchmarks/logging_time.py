@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.measure import Bench, build_trainer
 from protodl import tracking
 from protodl.core.machine import environment_facts
+from protodl.core.training_log import SeedFacts
 from protodl.data.datasets import to_unit_interval
 from protodl.training.trainer import Hooks
 
@@ -42,14 +43,16 @@ def logging_seconds(bench: Bench, row: str) -> float:
     trainer = build_trainer(experiment, bench.runtime)
     count, epochs = len(trainer.train), experiment.epochs
     tracker = tracking.start_seed(
-        row=row,
-        seed=0,
-        fingerprint=f"benchmark of {row}",
-        parameters=experiment.model_dump(),
-        environment=environment_facts(bench.runtime),
-        data_digest="random",
-        num_train=count,
-        num_validation=count,
+        SeedFacts(
+            row=row,
+            seed=0,
+            fingerprint=f"benchmark of {row}",
+            parameters=experiment.model_dump(),
+            environment=environment_facts(bench.runtime),
+            data_digest="random",
+            num_train=count,
+            num_validation=count,
+        )
     )
     samples = to_unit_interval(trainer.train.images[:SAMPLES])
     every = bench.params.training.pictures_every

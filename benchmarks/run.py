@@ -15,7 +15,7 @@ from benchmarks.page import speed_page
 from benchmarks.picture import draw
 from benchmarks.published_time import times_to_published
 from protodl.core.config import load_params
-from protodl.core.machine import environment_facts, resolve_runtime
+from protodl.core.machine import environment_facts, prepare_machine
 
 ROOT = Path(__file__).parents[1]
 SECTIONS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
@@ -86,7 +86,7 @@ def build_bench(quick: bool) -> Bench:
     if quick:
         first = dict(list(params.experiments.items())[:1])
         params = params.model_copy(update={"experiments": first})
-    runtime = resolve_runtime(params.training.model_copy(update={"device": "cpu"}))
+    runtime = prepare_machine(params.training.model_copy(update={"device": "cpu"}))
     return Bench(ROOT, params, runtime, QUICK if quick else Stopwatch(), quick)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from protodl.core.config import LossConfig, load_params
 from protodl.core.files import write_json
-from protodl.core.machine import resolve_runtime
+from protodl.core.machine import prepare_machine
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import Split, load_split, split_validation
@@ -133,7 +133,7 @@ def evaluate_row(options: argparse.Namespace) -> None:
         test=load_split(options.data / "test.pt"),
         judge=load_judge(options.judge),
         loss=params.experiment(options.row).loss,
-        device=resolve_runtime(settings).device,
+        device=prepare_machine(settings).device,
     )
     logs = [SeedLog.read(options.logs / f"seed-{seed}.json") for seed in params.seeds]
     evaluations = []

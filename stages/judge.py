@@ -6,7 +6,7 @@ import time
 
 from protodl.core.config import load_params
 from protodl.core.files import write_json
-from protodl.core.machine import environment_facts, resolve_runtime
+from protodl.core.machine import environment_facts, prepare_machine
 from protodl.core.stage import Stage
 from protodl.data.datasets import load_split, split_validation
 from protodl.network.judge import judge_accuracy, save_judge
@@ -19,7 +19,7 @@ def train(options: argparse.Namespace) -> None:
     settings = params.training
     split = load_split(options.data)
     shown, validation = split_validation(split, settings.validation_size, settings.split_seed)
-    runtime = resolve_runtime(settings)
+    runtime = prepare_machine(settings)
     start = time.perf_counter()
     judge = train_judge(options.dataset, shown, params.judge, runtime)
     facts = {

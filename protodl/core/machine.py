@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of malloc.h
+BELOW_AVX512 = ("DEFAULT", "NO AVX", "AVX2")  # torch's names of instruction sets
+# oneDNN's, of sets that lack the products of bfloat16: there they are computed six times slower.
+BELOW_BFLOAT16 = (
+    *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"),
+)
 THREADS_VARIABLE = "PROTODL_THREADS"  # set by `protodl run -j N` for each worker
 
 
@@ -45,8 +50,8 @@ class Runtime:
     cuda_graph: bool = False  # whether steps are recorded and replayed
 
 
-def resolve_runtime(training: TrainingConfig) -> Runtime:
-    """Turn `auto` into this machine's best choice and set torch's number of threads.
+def prepare_machine(training: TrainingConfig) -> Runtime:
+    """Turn `auto` into this machine's best choice; set torch's threads and keep freed memory.
 
     Raises:
         ConfigError: device cuda is asked for and there is none.
@@ -80,13 +85,21 @@ def _resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
     import torch
 
     if precision == "auto":
-        native = (
-            torch.cuda.is_bf16_supported()
-            if device.type == "cuda"
-            else bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-        )
+        cuda = device.type == "cuda"
+        native = torch.cuda.is_bf16_supported() if cuda else _processor_multiplies_bfloat16()
         precision = "bfloat16" if native else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _processor_multiplies_bfloat16() -> bool:
+    """Whether it can and may: ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA may forbid it."""
+    import torch
+
+    return (
+        bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+        and torch.backends.cpu.get_cpu_capability() not in BELOW_AVX512
+        and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in BELOW_BFLOAT16
+    )
 
 
 def keep_freed_memory() -> None:

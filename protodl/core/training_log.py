@@ -48,26 +48,41 @@ class EpochRecord(Record):
     selected: bool  # the best validation accuracy so far
 
 
-class SeedLog(Record):
+class SeedFacts(Record):
+    """What is known of a seed before it is trained."""
+
+    row: str  # key of experiments in params.yaml
+    seed: int
+    fingerprint: str  # hash of everything that the outcome depends on
+    parameters: dict[str, Any]  # nested, as in params.yaml, presets resolved; without seeds
+    environment: dict[str, str]  # machine and code
+    num_train: int  # images
+    num_validation: int
+    data_digest: str  # MD5 of the training file
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.parameters["dataset"])
+
+
+class SeedLog(SeedFacts):
     """Everything about one trained seed that MLflow shows, so that a lost store can be refilled."""
 
-    row: str
-    seed: int
-    fingerprint: str
     experiment_name: str
     run_id: str
     parent_run_id: str
-    parameters: dict[str, Any]  # nested, as in params.yaml, presets resolved
-    environment: dict[str, str]
     start_ms: int
     end_ms: int
     train_seconds: float
     num_epochs: int
     selected_epoch: int
-    num_train: int
-    num_validation: int
-    data_digest: str
     history: list[EpochRecord]
+
+    @property
+    def selected_accuracy(self) -> float:
+        """Validation accuracy, a share, of the epoch whose weights were kept."""
+        return self.history[self.selected_epoch - 1].validation["accuracy"]
 
     def write(self, path: Path) -> None:
         """Write the log as JSON; it appears whole or not at all."""

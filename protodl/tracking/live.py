@@ -2,13 +2,11 @@
 
 import signal
 import threading
-from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from protodl.core.training_log import UNTRACKED, EpochRecord
+from protodl.core.training_log import UNTRACKED, EpochRecord, SeedFacts
 from protodl.tracking.runs import (
-    SeedFacts,
     create_seed_run,
     ensure_parent,
     epoch_metrics,
@@ -81,6 +79,12 @@ class Tracker:
         if isinstance(error, Terminated):
             signal.raise_signal(signal.SIGTERM)  # to whom it was meant for
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """Where the run is found, under the names that the log has for it."""
+        names = ("experiment_name", "run_id", "parent_run_id")
+        return {name: getattr(self, name) for name in names}
+
     def log_epoch(self, record: EpochRecord) -> None:
         """Record an epoch, as one request; an epoch that the run already has is left as it is."""
         if self._store is None or record.epoch in self._epochs:
@@ -108,36 +112,13 @@ class Tracker:
                 log_model(self._store, self._facts, self.run_id, model, step, validation_accuracy)
 
 
-def start_seed(
-    *,
-    row: str,
-    seed: int,
-    fingerprint: str,
-    parameters: Mapping[str, Any],
-    environment: Mapping[str, str],
-    data_digest: str,
-    num_train: int,
-    num_validation: int,
-) -> Tracker:
+def start_seed(facts: SeedFacts) -> Tracker:
     """Start the run of one seed, or take up the unfinished one of the same fingerprint.
 
     A store that cannot be used gives a warning and a tracker that records nothing; `sync` creates
     such a run later, from the log.
-
-    Args:
-        row: key of the row in params.yaml.
-        seed: the seed.
-        fingerprint: hash of everything the outcome depends on.
-        parameters: nested, as in params.yaml, without seeds and machine; must hold `dataset`.
-        environment: facts about machine and code, flat; each becomes a tag.
-        data_digest: md5 of the training file.
-        num_train: number of training images.
-        num_validation: number of validation images.
     """
-    facts = SeedFacts(
-        row, seed, fingerprint, parameters, environment, data_digest, num_train, num_validation
-    )
-    with warning_on_failure(f"the start of {row} seed {seed}"):
+    with warning_on_failure(f"the start of {facts.row} seed {facts.seed}"):
         return _start(open_current(), facts)
     return Tracker(facts)
 

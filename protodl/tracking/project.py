@@ -127,7 +127,7 @@ def load_model(models: Path, log: SeedLog, explains: bool = False) -> "ServedMod
     from protodl.network.network import Classifier
 
     network = load_network(path)
-    class_names = DATASETS[str(log.parameters["dataset"])].class_names
+    class_names = DATASETS[log.dataset].class_names
     if not explains:
         return tracking.ServedModel(Classifier(network), _example(network), class_names)
     case_base = load_case_base(compared)

@@ -4,13 +4,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from protodl.core.config import flatten
-from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.core.training_log import EpochRecord, SeedFacts
 from protodl.tracking.store import Store, unix_milliseconds
 
 if TYPE_CHECKING:
@@ -20,39 +19,15 @@ if TYPE_CHECKING:
 DVC_TAGS = ("dvc_experiment", "dvc_baseline")  # facts of the environment that are tags of their own
 
 
-@dataclass(frozen=True)
-class SeedFacts:
-    """What is known about a seed before it is trained; the names are those of SeedLog."""
-
-    row: str
-    seed: int
-    fingerprint: str
-    parameters: Mapping[str, Any]  # nested; the same for all seeds of a row
-    environment: Mapping[str, str]
-    data_digest: str
-    num_train: int
-    num_validation: int
-
-    @classmethod
-    def of(cls, log: SeedLog) -> Self:
-        """The facts that a log holds."""
-        return cls(**{field.name: getattr(log, field.name) for field in fields(cls)})
-
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return str(self.parameters["dataset"])
-
-    @property
-    def row_fingerprint(self) -> str:
-        """Hash of what all seeds of a row share: it names their parent run."""
-        shared = json.dumps([self.row, self.parameters, self.data_digest], sort_keys=True)
-        return sha256(shared.encode()).hexdigest()[:16]
+def _row_fingerprint(facts: SeedFacts) -> str:
+    """Hash of what all seeds of a row share: it names their parent run."""
+    shared = json.dumps([facts.row, facts.parameters, facts.data_digest], sort_keys=True)
+    return sha256(shared.encode()).hexdigest()[:16]
 
 
 def ensure_parent(store: Store, facts: SeedFacts, start_ms: int) -> str:
     """Id of the run of the row, created where it is missing."""
-    runs = find_runs(store, kind="row", row_fingerprint=facts.row_fingerprint)
+    runs = find_runs(store, kind="row", row_fingerprint=_row_fingerprint(facts))
     if runs:
         return str(runs[0].info.run_id)
     return _create_run(store, facts, facts.row, start_ms, {"kind": "row"})
@@ -85,7 +60,7 @@ def _create_run(
     common = {
         "row": facts.row,
         "dataset": facts.dataset,
-        "row_fingerprint": facts.row_fingerprint,
+        "row_fingerprint": _row_fingerprint(facts),
         "dvc_stage": f"train@{facts.row}",
         "mlflow.source.name": f"train@{facts.row}",
         "mlflow.source.type": "LOCAL",

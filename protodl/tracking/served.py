@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from protodl.tracking.runs import SeedFacts
+from protodl.core.training_log import SeedFacts
 from protodl.tracking.store import Store, experiment_name
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from protodl.core.training_log import EpochRecord, SeedLog
 from protodl.tracking.experiment_page import NOTE, shortened
 from protodl.tracking.runs import (
-    SeedFacts,
     create_seed_run,
     ensure_parent,
     epoch_metrics,
@@ -94,7 +93,7 @@ def sync_explained(
         TrackingError: the store cannot be opened or written.
     """
     store = open_current()
-    log = max(logs, key=_selected_accuracy)
+    log = max(logs, key=lambda log: log.selected_accuracy)
     run, _ = _ensure_seed_run(store, log)
     _ensure_model(store, log, run.info.run_id, True, load_model)
 
@@ -107,11 +106,9 @@ def _ensure_model(
     load_model: Callable[[SeedLog], ServedModel | None],
 ) -> None:
     """Log and register a seed's model unless its run has it or its files are not here."""
-    facts = SeedFacts.of(log)
-    there = find_versions(store, registered_name(facts.dataset, explains), run_id)
+    there = find_versions(store, registered_name(log.dataset, explains), run_id)
     if not there and (model := load_model(log)) is not None:
-        accuracy = _selected_accuracy(log)
-        log_model(store, facts, run_id, model, log.selected_epoch, accuracy)
+        log_model(store, log, run_id, model, log.selected_epoch, log.selected_accuracy)
 
 
 def log_evaluation(
@@ -234,14 +231,14 @@ def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
     store = open_current()
     seeds: dict[str, dict[str, list[_Registered]]] = defaultdict(lambda: defaultdict(list))
     for log in logs:
-        run_id, dataset = _ensure_seed_run(store, log)[0].info.run_id, SeedFacts.of(log).dataset
+        run_id, dataset = _ensure_seed_run(store, log)[0].info.run_id, log.dataset
         found = {
             explains: find_versions(store, registered_name(dataset, explains), run_id)
             for explains in (False, True)
         }
         if found[False]:
             latest = {explains: versions[0] for explains, versions in found.items() if versions}
-            seeds[dataset][log.row].append(_Registered(_selected_accuracy(log), latest))
+            seeds[dataset][log.row].append(_Registered(log.selected_accuracy, latest))
     champions: dict[str, str] = {}
     for dataset, rows in seeds.items():
         for row, of_row in rows.items():
@@ -275,9 +272,8 @@ def _ensure_seed_run(store: Store, log: SeedLog) -> "tuple[Run, bool]":
         run = (same or finished)[0]
         _log_history(store, run.info.run_id, log.history)
         return run, False
-    facts = SeedFacts.of(log)
-    parent = ensure_parent(store, facts, log.start_ms)
-    run_id = create_seed_run(store, facts, parent, log.start_ms, {"synced": "yes"})
+    parent = ensure_parent(store, log, log.start_ms)
+    run_id = create_seed_run(store, log, parent, log.start_ms, {"synced": "yes"})
     _log_history(store, run_id, log.history)
     for ended in (run_id, parent):
         store.client.set_terminated(ended, "FINISHED", log.end_ms)
@@ -291,9 +287,3 @@ def _log_history(store: Store, run_id: str, history: Sequence[EpochRecord]) -> N
     metrics = [metric for record in missing for metric in epoch_metrics(record)]
     for start in range(0, len(metrics), 1000):  # a request takes 1000
         store.client.log_batch(run_id, metrics=metrics[start : start + 1000])
-
-
-def _selected_accuracy(log: SeedLog) -> float:
-    """Validation accuracy of the epoch whose weights were kept."""
-    (record,) = [record for record in log.history if record.epoch == log.selected_epoch]
-    return record.validation["accuracy"]

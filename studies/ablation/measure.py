@@ -8,7 +8,7 @@ import torch
 
 from protodl.core.config import LossConfig, load_params
 from protodl.core.files import write_json
-from protodl.core.machine import resolve_runtime
+from protodl.core.machine import prepare_machine
 from protodl.core.stage import Stage
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.evaluation.accuracy import evaluate
@@ -44,7 +44,7 @@ def measure_variant(options: argparse.Namespace) -> None:
     settings, weights = params.training, params.experiment(options.row).loss
     split = load_split(options.data)
     train, validation = split_validation(split, settings.validation_size, settings.split_seed)
-    judge, device = load_judge(options.judge), resolve_runtime(settings).device
+    judge, device = load_judge(options.judge), prepare_machine(settings).device
     seeds = []
     for seed in params.seeds:
         network = load_network(options.models / f"seed-{seed}.pt").to(device)

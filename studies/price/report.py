@@ -90,14 +90,10 @@ def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> lis
         metrics = Mean.model_validate_json(
             (without / row / "metrics.json").read_text(encoding="utf-8")
         ).mean
-        plain = Side([selected(log) for log in logs], metrics, logs)
+        # Nothing changed the networks after the epoch that was kept.
+        plain = Side([log.selected_accuracy for log in logs], metrics, logs)
         pairs.append(Pair(row, Side(accuracies, dict(table.metrics.mean), table.logs), plain))
     return pairs
-
-
-def selected(log: SeedLog) -> float:
-    """Validation accuracy of the epoch that was kept; nothing changed the network after it."""
-    return log.history[log.selected_epoch - 1].validation["accuracy"]
 
 
 INTRODUCTION = """\

@@ -1,5 +1,8 @@
 """The machine: project root, device and precision choices, random state, facts."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,11 +10,12 @@ import torch
 
 from protodl.core.config import ConfigError, TrainingConfig
 from protodl.core.machine import (
+    BELOW_AVX512,
     THREADS_VARIABLE,
     environment_facts,
     git_revision,
+    prepare_machine,
     project_root,
-    resolve_runtime,
     seeded,
 )
 
@@ -44,27 +48,53 @@ def test_settings_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TrainingConfig(
         device="cpu", threads=1, precision="float32", memory_format="contiguous"
     )
-    runtime = resolve_runtime(settings)
+    runtime = prepare_machine(settings)
     assert runtime.device.type == "cpu"
     assert runtime.dtype == torch.float32
     assert runtime.memory_format == torch.contiguous_format
     assert runtime.threads == torch.get_num_threads() == 1
-    half = resolve_runtime(TrainingConfig(device="cpu", precision="bfloat16"))
+    half = prepare_machine(TrainingConfig(device="cpu", precision="bfloat16"))
     assert half.dtype == torch.bfloat16
     monkeypatch.setenv(THREADS_VARIABLE, "1")  # a worker's share wins
-    assert resolve_runtime(TrainingConfig(device="cpu", threads=2)).threads == 1
+    assert prepare_machine(TrainingConfig(device="cpu", threads=2)).threads == 1
 
 
-def test_auto_is_bfloat16_only_where_the_processor_multiplies_it() -> None:
-    runtime = resolve_runtime(TrainingConfig(device="cpu"))
-    native = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    assert runtime.dtype == (torch.bfloat16 if native else torch.float32)
+@pytest.mark.parametrize(
+    ("native", "used", "limit", "dtype"),
+    [
+        (True, "AVX512", "", torch.bfloat16),
+        (True, "AVX512", "ALL", torch.bfloat16),
+        (True, "AVX512", "avx512_core_amx", torch.bfloat16),
+        (False, "AVX512", "", torch.float32),
+        (True, "AVX2", "", torch.float32),
+        (True, "DEFAULT", "", torch.float32),
+        (True, "AVX512", "AVX2", torch.float32),
+        (True, "AVX512", "avx512_core_vnni", torch.float32),
+    ],
+)
+def test_auto_is_bfloat16_only_where_the_processor_multiplies_it(
+    native: bool, used: str, limit: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert prepare_machine(TrainingConfig(device="cpu")).dtype == dtype
+
+
+def test_torch_names_what_a_variable_limits_it_to() -> None:
+    asked = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    for limit in ("default", "avx2"):
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": limit}
+        answer = subprocess.run(
+            [sys.executable, "-c", asked], env=environment, capture_output=True, text=True
+        )
+        assert answer.stdout.strip() in BELOW_AVX512
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"training\.device = 'cuda'.*'auto' or 'cpu'"):
-        resolve_runtime(TrainingConfig(device="cuda"))
+        prepare_machine(TrainingConfig(device="cuda"))
 
 
 def test_seeded_leaves_the_global_state_as_it_was() -> None:
@@ -80,7 +110,7 @@ def test_seeded_leaves_the_global_state_as_it_was() -> None:
 def test_environment_facts_are_flat_strings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts = environment_facts(resolve_runtime(TrainingConfig(device="cpu", threads=1)))
+    facts = environment_facts(prepare_machine(TrainingConfig(device="cpu", threads=1)))
     assert facts["torch"] == torch.__version__
     assert facts["threads"] == "1"
     assert all(isinstance(value, str) and value for value in facts.values())

@@ -7,7 +7,7 @@ import torch
 
 from protodl.core.config import JudgeConfig, ModelConfig, TrainingConfig
 from protodl.core.files import CheckpointError
-from protodl.core.machine import resolve_runtime
+from protodl.core.machine import prepare_machine
 from protodl.data.datasets import Split
 from protodl.network.checkpoint import save_network
 from protodl.network.judge import Judge, judge_accuracy, load_judge, save_judge
@@ -27,7 +27,7 @@ def bars(count: int, seed: int) -> Split:
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    runtime = resolve_runtime(TrainingConfig(device="cpu"))
+    runtime = prepare_machine(TrainingConfig(device="cpu"))
     return train_judge("mnist", bars(300, 0), JudgeConfig(epochs=4, batch_size=20), runtime)
 
 
@@ -37,7 +37,7 @@ def test_it_learns_what_it_is_shown(judge: Judge) -> None:
 
 
 def test_the_same_seed_gives_the_same_bits(judge: Judge) -> None:
-    runtime = resolve_runtime(TrainingConfig(device="cpu"))
+    runtime = prepare_machine(TrainingConfig(device="cpu"))
     config = JudgeConfig(epochs=4, batch_size=20)
     again = train_judge("mnist", bars(300, 0), config, runtime)
     other = train_judge(

@@ -10,7 +10,7 @@ import yaml
 
 from protodl.core.config import load_params
 from protodl.data.download import download
-from stages.train import load_row
+from protodl.training.row import Row
 from tests.test_pipeline import ROOT, Project
 
 
@@ -126,7 +126,8 @@ def test_a_seed_is_trained_again_only_where_its_row_resolves_to_something_else(
                 section = section[name]
             section[key] = new
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(data))
-        loaded, _ = load_row("one", tmp_path / "params.yaml", tmp_path / "train.pt")
+        params = load_params(tmp_path / "params.yaml")
+        loaded = Row.load("one", params, tmp_path / "train.pt", sources=[])
         found.append(loaded.fingerprint(0))
     assert (found[0] == found[1]) == same
 

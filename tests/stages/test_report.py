@@ -63,9 +63,7 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 def train(log: SeedLog) -> SeedLog:
     """Record a training live; gives the log with the ids of its runs."""
-    names = ("row", "seed", "fingerprint", "parameters", "environment", "data_digest")
-    counts = ("num_train", "num_validation")
-    with tracking.start_seed(**{name: getattr(log, name) for name in (*names, *counts)}) as tracker:
+    with tracking.start_seed(log) as tracker:
         for epoch in log.history:
             tracker.log_epoch(epoch)
     ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}

@@ -20,7 +20,7 @@ from protodl.core.config import (
     flatten,
     load_params,
 )
-from protodl.core.machine import resolve_runtime
+from protodl.core.machine import prepare_machine
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.data.download import download
 from protodl.network.checkpoint import save_network
@@ -143,7 +143,7 @@ def trained(experiment: Experiment, folder: Path) -> tuple[PrototypeNetwork, Pro
     train = tiny_split(experiment, 60)
     before = build_network(experiment, train, 0)
     short = experiment.model_copy(update={"epochs": 1, "batch_size": 20})
-    runtime = resolve_runtime(TrainingConfig(device="cpu", threads=1))
+    runtime = prepare_machine(TrainingConfig(device="cpu", threads=1))
     network = build_network(experiment, train, 0)
     trainer = Trainer(network, train, tiny_split(experiment, 20), short, runtime, 0)
     return before, fit(trainer, folder / "training.pt", 1).network

@@ -11,7 +11,6 @@ from protodl import tracking
 from protodl.core.config import ModelConfig
 from protodl.core.training_log import EpochRecord, SeedLog
 from protodl.network.network import Classifier, PrototypeNetwork
-from protodl.tracking.live import Tracker
 
 PARAMETERS = {"dataset": "mnist", "epochs": 3, "optimizer": {"lr": 4e-3, "schedule": "one_cycle"}}
 
@@ -56,15 +55,9 @@ def seed_log(row: str = "a", seed: int = 0, accuracy: float = 0.5, **changes: An
     return SeedLog(**values | changes)
 
 
-def start(log: SeedLog) -> Tracker:
-    names = ("row", "seed", "fingerprint", "parameters", "environment")
-    data = ("data_digest", "num_train", "num_validation")
-    return tracking.start_seed(**{name: getattr(log, name) for name in (*names, *data)})
-
-
 def train(log: SeedLog) -> SeedLog:
     """Record a whole training live; gives the log as the training stage would write it."""
-    with start(log) as tracker:
+    with tracking.start_seed(log) as tracker:
         for epoch in log.history:
             tracker.log_epoch(epoch)
     ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}

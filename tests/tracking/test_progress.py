@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from protodl import tracking
 from protodl.core.config import ModelConfig
-from protodl.core.training_log import EpochRecord
+from protodl.core.training_log import EpochRecord, SeedFacts
 from protodl.network.network import PrototypeNetwork
 from protodl.tracking.live import Tracker
 
@@ -37,14 +37,16 @@ def record(epoch: int) -> EpochRecord:
 
 def start() -> Tracker:
     return tracking.start_seed(
-        row="a",
-        seed=0,
-        fingerprint="f",
-        parameters={"dataset": "mnist"},
-        environment={},
-        data_digest="d",
-        num_train=IMAGES,
-        num_validation=10,
+        SeedFacts(
+            row="a",
+            seed=0,
+            fingerprint="f",
+            parameters={"dataset": "mnist"},
+            environment={},
+            data_digest="d",
+            num_train=IMAGES,
+            num_validation=10,
+        )
     )
 
 

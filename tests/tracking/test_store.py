@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from protodl import tracking
 from protodl.tracking.served import registered_name
 from protodl.tracking.store import TrackingWarning
-from tests.tracking.records import NOWHERE, client, no_model, record, seed_log, served, start, train
+from tests.tracking.records import NOWHERE, client, no_model, record, seed_log, served, train
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -31,7 +31,7 @@ def test_a_store_that_cannot_be_opened_ends_no_training(
     tracked, log = train(seed_log(seed=0)), seed_log(seed=1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
     with pytest.warns(TrackingWarning, match=r"start of a seed 1: .*/proc/nope/x.db"):
-        tracker = start(log)
+        tracker = tracking.start_seed(log)
     with tracker:  # and no warning more
         tracker.log_epoch(record(1))
         tracker.log_picture("prototypes", np.zeros((4, 4), np.uint8), 1)
@@ -73,7 +73,7 @@ def test_the_user_s_store_and_experiment_are_honoured(
     shutil.copy(migrated_database, folder / "runs.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'runs.db'}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "protodl-demo")
-    with start(seed_log()) as tracker:
+    with tracking.start_seed(seed_log()) as tracker:
         tracker.log_picture("prototypes", np.zeros((4, 4), np.uint8), 1)
     experiment = MlflowClient(f"sqlite:///{folder / 'runs.db'}").get_experiment_by_name(
         "protodl-demo"

@@ -18,7 +18,6 @@ from tests.tracking.records import (
     record,
     seed_log,
     served,
-    start,
     train,
 )
 
@@ -89,7 +88,7 @@ def test_a_row_trained_further_after_a_refill_keeps_its_parent() -> None:
 
 
 def test_sync_adds_lost_epochs_and_a_missing_model_once() -> None:
-    with start(seed_log()) as tracker:
+    with tracking.start_seed(seed_log()) as tracker:
         tracker.log_epoch(record(1))
     asked: list[str] = []
 

@@ -10,7 +10,7 @@ from protodl.core.config import (
     OptimizerConfig,
     TrainingConfig,
 )
-from protodl.core.machine import Runtime, resolve_runtime
+from protodl.core.machine import Runtime, prepare_machine
 from protodl.data.datasets import Split
 from protodl.training.step_graph import EAGER_STEPS, StepGraph
 from protodl.training.trainer import Hooks, Trainer, build_network
@@ -34,7 +34,7 @@ def test_the_first_steps_of_each_kind_run_as_they_are() -> None:
 
 
 def test_nothing_is_recorded_without_a_gpu() -> None:
-    runtime = resolve_runtime(TrainingConfig(device="cpu", cuda_graph=True, threads=1))
+    runtime = prepare_machine(TrainingConfig(device="cpu", cuda_graph=True, threads=1))
     assert not runtime.cuda_graph
 
 

@@ -20,7 +20,7 @@ from protodl.evaluation.accuracy import evaluate
 from protodl.network.checkpoint import load_network, save_network
 from protodl.network.losses import TERMS, Term
 from protodl.network.network import PrototypeNetwork
-from protodl.training.fingerprint import fingerprint
+from protodl.training.row import fingerprint
 from protodl.training.trainer import (
     FitResult,
     Hooks,

@@ -1,0 +1,126 @@
+"""A row of the table as its training sees it: parameters, images, machine, and a name for each."""
+
+import csv
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from protodl.core.config import Experiment, Params, TrainingConfig
+from protodl.core.machine import Runtime, environment_facts, prepare_machine
+from protodl.core.sources import ROOT
+from protodl.core.training_log import SeedFacts, SeedLog
+from protodl.data.datasets import Split, load_split, split_validation
+from protodl.training.trainer import FitResult, Hooks, Trainer, build_network, fit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of params.yaml, ready to be trained."""
+
+    name: str
+    experiment: Experiment
+    settings: TrainingConfig
+    runtime: Runtime
+    train: Split
+    validation: Split
+    data_digest: str
+    sources: Sequence[str]  # files whose change makes another training, relative to the project
+
+    @classmethod
+    def load(cls, name: str, params: Params, data: Path, sources: Sequence[str]) -> "Row":
+        """Prepare the machine and read the images of the file `data`."""
+        settings = params.training
+        split = load_split(data)
+        train, validation = split_validation(split, settings.validation_size, settings.split_seed)
+        digest = hashlib.md5(data.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC's
+        experiment, runtime = params.experiment(name), prepare_machine(settings)
+        return cls(name, experiment, settings, runtime, train, validation, digest, sources)
+
+    def fingerprint(self, seed: int) -> str:
+        """Hash of everything that a seed's outcome depends on."""
+        facts: dict[str, Any] = {
+            "row": self.name,
+            "experiment": self.experiment.model_dump(),
+            "data": self.data_digest,
+            "validation_size": self.settings.validation_size,
+            "split_seed": self.settings.split_seed,
+            "device": self.runtime.device.type,
+            "precision": str(self.runtime.dtype),
+            "memory_format": str(self.runtime.memory_format),
+            "torch": torch.__version__,
+            "seed": seed,
+        }
+        return fingerprint(facts, self.sources, ROOT)
+
+    def facts(self, seed: int, environment: Mapping[str, str]) -> SeedFacts:
+        """What is known of a seed before its training; `environment` is added to the machine's."""
+        return SeedFacts(
+            row=self.name,
+            seed=seed,
+            fingerprint=self.fingerprint(seed),
+            parameters=self.experiment.model_dump(),
+            environment=environment_facts(self.runtime) | dict(environment),
+            num_train=len(self.train),
+            num_validation=len(self.validation),
+            data_digest=self.data_digest,
+        )
+
+    def fit(self, seed: int, checkpoint: Path, hooks: Hooks) -> FitResult:
+        """Train a seed to the end, from its checkpoint where there is one; raises as `fit`."""
+        network = build_network(self.experiment, self.train, seed)
+        trainer = Trainer(network, self.train, self.validation, self.experiment, self.runtime, seed)
+        return fit(trainer, checkpoint, self.settings.checkpoint_every, hooks)
+
+
+def fingerprint(facts: Mapping[str, Any], sources: Iterable[str], root: Path) -> str:
+    """Hash (16 hex digits) of plain facts and source files, by their paths relative to `root`."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for source in sorted(sources):
+        digest.update(f"\0{source}\0".encode())
+        digest.update((root / source).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def seed_log(facts: SeedFacts, result: FitResult, start_ms: int, run: Mapping[str, Any]) -> SeedLog:
+    """The log of a training that ends now; `run` holds the ids of its MLflow run."""
+    return SeedLog(
+        **dict(facts),
+        **run,
+        start_ms=start_ms,
+        end_ms=time.time_ns() // 1_000_000,
+        train_seconds=result.train_seconds,
+        num_epochs=len(result.history),
+        selected_epoch=result.selected.epoch,
+        history=result.history,
+    )
+
+
+def write_curves(logs: Sequence[SeedLog], path: Path) -> None:
+    """Write the learning curves, means over the seeds, as a table for `dvc plots`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(_curves(logs[0])[0]), lineterminator="\n")
+        writer.writeheader()
+        for epochs in zip(*(_curves(log) for log in logs), strict=True):
+            means = {name: f"{fmean(each[name] for each in epochs):.6g}" for name in epochs[0]}
+            writer.writerow(means)
+
+
+def _curves(log: SeedLog) -> list[dict[str, float]]:
+    """The columns of each epoch."""
+    return [
+        {
+            "epoch": record.epoch,
+            "learning_rate": record.learning_rate,
+            **{f"train_{name}": value for name, value in record.train.items()},
+            **{f"validation_{name}": value for name, value in record.validation.items()},
+        }
+        for record in log.history
+    ]
