@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -24,8 +25,8 @@ from protodl.core.mistakes import explain, nearest, not_a_choice
 from protodl.core.params_file import ConfigError as ConfigError
 from protodl.core.params_file import base_of, on_base, read_file, resolved_rows
 
-# Encoders and decoders by name, each with the place of its class, `module:Class`. A new one needs
-# its class and its entry here; no module of the network is imported until a network is built.
+# Encoders, decoders and optimizers by name, each with the place of its class or function,
+# `module:name`. A new one needs that and its entry here; its module is imported when it is used.
 ENCODERS: dict[str, str] = {
     "small": "protodl.network.layers:SmallEncoder",
     "large": "protodl.network.layers:LargeEncoder",
@@ -33,6 +34,13 @@ ENCODERS: dict[str, str] = {
 DECODERS: dict[str, str] = {
     "deconv": "protodl.network.layers:DeconvDecoder",
     "upconv": "protodl.network.layers:UpsampleDecoder",
+}
+
+OPTIMIZERS: dict[str, str] = {
+    "adam": "protodl.training.optimizers:adam",
+    "adamw": "protodl.training.optimizers:adam",
+    "sgd": "protodl.training.optimizers:sgd",
+    "muon": "protodl.training.optimizers:muon",
 }
 
 DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
@@ -62,6 +70,12 @@ def _registered_in(registry: Mapping[str, str]) -> Callable[[Any], Any]:
         raise PydanticCustomError("unknown_name", "{text}", {"text": text})
 
     return check
+
+
+def registered(registry: Mapping[str, str], name: str) -> Any:
+    """The class or function that a registry has under a name."""
+    module, _, attribute = registry[name].partition(":")
+    return getattr(import_module(module), attribute)
 
 
 class ModelConfig(Section):
@@ -126,7 +140,7 @@ class AugmentConfig(Section):
 class OptimizerConfig(Section):
     """Optimizer, learning-rate schedule, gradient clipping and weight averaging."""
 
-    name: Literal["adam", "adamw", "sgd", "muon"] = "adamw"
+    name: Annotated[str, BeforeValidator(_registered_in(OPTIMIZERS))] = "adamw"
     lr: PositiveFloat = 4e-3
     weight_decay: NonNegativeFloat = 4e-5
     momentum: float = Field(default=0.9, ge=0, lt=1)

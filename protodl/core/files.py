@@ -5,14 +5,15 @@ Importing this module does not import torch.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from protodl.core.errors import ProtodlError
 
 FORMAT = 1
+T = TypeVar("T")
 
 
 class CheckpointError(ProtodlError):
@@ -58,11 +59,17 @@ def write_tensors(data: Any, path: Path) -> None:
         torch.save(data, file)  # a stream: a path would put its name into the archive
 
 
-def read_tensors(path: Path, remedy: str) -> dict[str, Any]:
-    """Load a file of tensors and plain values onto the CPU.
+def read_tensors(path: Path, kind: str, remedy: str, build: Callable[[dict[str, Any]], T]) -> T:
+    """Load a file of tensors and plain values onto the CPU, and build from them what it holds.
+
+    Args:
+        path: the file.
+        kind: what it should hold, such as `a network`.
+        remedy: what to do where it does not.
+        build: takes the file's content without its format.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another format; `remedy` says what to do.
+        CheckpointError: it is missing, damaged, of another format or holds something else.
     """
     import torch
 
@@ -75,4 +82,7 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({reason}); {remedy}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is not a protodl file of format {FORMAT}; {remedy}")
-    return data
+    try:
+        return build({name: value for name, value in data.items() if name != "format"})
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is not {kind} of this version; {remedy}") from error

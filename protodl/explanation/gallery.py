@@ -3,13 +3,15 @@
 Shapes: N images, K classes, M images chosen.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from protodl.core.files import FORMAT, CheckpointError, read_tensors, write_tensors
+from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.data.datasets import Split, batches
 from protodl.network.network import PrototypeNetwork
 
@@ -77,9 +79,8 @@ def load_gallery(path: Path) -> Gallery:
     Raises:
         CheckpointError: the file is missing or not a gallery.
     """
-    remedy = "make it: dvc repro evaluate@<row>"
-    data = read_tensors(path, remedy)
-    try:
+
+    def gallery(data: Mapping[str, Any]) -> Gallery:
         return Gallery(data["kinds"], data["indices"], Split(data["images"], data["labels"]))
-    except KeyError as error:
-        raise CheckpointError(f"{path}: is not a gallery of this version; {remedy}") from error
+
+    return read_tensors(path, "a gallery", "make it: dvc repro evaluate@<row>", gallery)

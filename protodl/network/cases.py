@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from protodl.core.files import FORMAT, CheckpointError, read_tensors, write_tensors
+from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.data.datasets import Split, batches
 from protodl.network.network import PrototypeNetwork
 
@@ -84,9 +84,4 @@ def load_case_base(path: Path) -> CaseBase:
         CheckpointError: the file is missing or not a case base.
     """
     remedy = "make it: dvc repro evaluate@<row>"
-    data = read_tensors(path, remedy)
-    data.pop("format")
-    try:
-        return CaseBase(**data)
-    except TypeError as error:
-        raise CheckpointError(f"{path}: is not a case base of this version; {remedy}") from error
+    return read_tensors(path, "a case base", remedy, lambda data: CaseBase(**data))

@@ -1,9 +1,11 @@
 """Trained networks and interrupted trainings on disk: tensors and plain values, nothing else."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from protodl.core.config import ModelConfig
-from protodl.core.files import FORMAT, CheckpointError, read_tensors, write_tensors
+from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.network.network import PrototypeNetwork
 
 
@@ -31,16 +33,12 @@ def load_network(path: Path) -> PrototypeNetwork:
     Raises:
         CheckpointError: the file is missing or not a network.
     """
-    remedy = "train it: dvc repro train@<row>"
-    data = read_tensors(path, remedy)
-    try:
-        network = PrototypeNetwork(
-            ModelConfig.model_validate_json(data["model"]),
-            data["channels"],
-            data["image_size"],
-            data["num_classes"],
-        )
-        network.load_state_dict(data["state_dict"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: is not a network of this version; {remedy}") from error
+    return read_tensors(path, "a network", "train it: dvc repro train@<row>", _network)
+
+
+def _network(data: Mapping[str, Any]) -> PrototypeNetwork:
+    config = ModelConfig.model_validate_json(data["model"])
+    sizes = (data["channels"], data["image_size"], data["num_classes"])
+    network = PrototypeNetwork(config, *sizes)
+    network.load_state_dict(data["state_dict"])
     return network.eval()

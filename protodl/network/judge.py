@@ -4,6 +4,7 @@ A network can be taught to call any blob a horse; a classifier trained on images
 Shapes: N images, C channels, H x W pixels, K classes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from protodl.core.config import DatasetName
-from protodl.core.files import FORMAT, CheckpointError, read_tensors, write_tensors
+from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.data.datasets import DATASETS, Split, batches
 
 JUDGE_WIDTHS = (32, 64, 128)  # of its convolutions; the map is halved after each
@@ -57,8 +58,8 @@ def judge_accuracy(judge: Judge, split: Split) -> float:
 
 def save_judge(judge: Judge, path: Path) -> None:
     """Write a judge's weights."""
-    data: dict[str, Any] = {"format": FORMAT, "dataset": judge.dataset}
-    write_tensors(data | {"state_dict": judge.state_dict()}, path)
+    data = {"format": FORMAT, "dataset": judge.dataset, "state_dict": judge.state_dict()}
+    write_tensors(data, path)
 
 
 def load_judge(path: Path) -> Judge:
@@ -67,11 +68,10 @@ def load_judge(path: Path) -> Judge:
     Raises:
         CheckpointError: the file is missing or not a judge.
     """
-    remedy = "train it: dvc repro judge@<data set>"
-    data = read_tensors(path, remedy)
-    try:
-        judge = Judge(data["dataset"])
-        judge.load_state_dict(data["state_dict"])
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: is not a judge of this version; {remedy}") from error
+    return read_tensors(path, "a judge", "train it: dvc repro judge@<data set>", _judge)
+
+
+def _judge(data: Mapping[str, Any]) -> Judge:
+    judge = Judge(data["dataset"])
+    judge.load_state_dict(data["state_dict"])
     return judge.eval()

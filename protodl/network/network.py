@@ -4,14 +4,13 @@ Shapes: N images, C channels, H x W pixels, D code size, P prototypes, K classes
 """
 
 import math
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protodl.core.config import DECODERS, ENCODERS, ModelConfig
+from protodl.core.config import DECODERS, ENCODERS, ModelConfig, registered
 from protodl.network.head import exact_distances, prototype_classes
 from protodl.network.layers import hidden_activation
 
@@ -23,12 +22,6 @@ class NetworkOutput(NamedTuple):
     reconstructions: Tensor | None  # (N, C, H, W) in [0, 1]
     distances: Tensor  # (N, P)
     codes: Tensor  # (N, D)
-
-
-def _class_at(place: str) -> Any:
-    """The class that stands at `module:Class`."""
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
 
 
 class PrototypeNetwork(nn.Module):
@@ -49,11 +42,11 @@ class PrototypeNetwork(nn.Module):
                 raise ValueError(f"{name} = {number}: must be at least 1")
         self.config = config
         self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
-        self.encoder = _class_at(ENCODERS[config.architecture])(channels, image_size)
+        self.encoder = registered(ENCODERS, config.architecture)(channels, image_size)
         shapes = self.encoder.shapes
         self.code_shape = shapes[-1]
         activation = hidden_activation(config, channels)
-        self.decoder = _class_at(DECODERS[config.decoder])(shapes, activation)
+        self.decoder = registered(DECODERS, config.decoder)(shapes, activation)
         self.prototypes = nn.Parameter(
             torch.empty(config.num_prototypes, math.prod(self.code_shape)),
             requires_grad=config.train_prototypes,

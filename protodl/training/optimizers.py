@@ -1,14 +1,14 @@
 """Optimizers and the learning rate of each step."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from protodl.core.config import OptimizerConfig
+from protodl.core.config import OPTIMIZERS, OptimizerConfig, registered
 
 INITIAL_LR_DIVISOR = 25  # one-cycle starts at lr / 25 (Smith, Topin 2018)
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan 2024: steep at 0, so that few iterations are enough
@@ -74,38 +74,32 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x if wide else x.transpose(1, 2)
 
 
+# Optimizers by name in `OPTIMIZERS` of core.config; `recorded`: for steps in a CUDA graph.
 Parameters = list[nn.Parameter]
 Optimizers = list[torch.optim.Optimizer]
 
 
-def _adam(parameters: Parameters, config: OptimizerConfig, recorded: bool) -> Optimizers:
+def adam(parameters: Parameters, config: OptimizerConfig, recorded: bool) -> Optimizers:
+    """Adam, or AdamW where `config.name` says so."""
     decay = config.weight_decay
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return [kind(parameters, config.lr, weight_decay=decay, fused=True, capturable=recorded)]
 
 
-def _sgd(parameters: Parameters, config: OptimizerConfig, recorded: bool) -> Optimizers:  # noqa: ARG001
+def sgd(parameters: Parameters, config: OptimizerConfig, recorded: bool) -> Optimizers:  # noqa: ARG001
+    """Stochastic gradient descent with momentum."""
     decay, momentum = config.weight_decay, config.momentum
     return [torch.optim.SGD(parameters, config.lr, momentum, weight_decay=decay, fused=True)]
 
 
-def _muon(parameters: Parameters, config: OptimizerConfig, recorded: bool) -> Optimizers:
+def muon(parameters: Parameters, config: OptimizerConfig, recorded: bool) -> Optimizers:
     """Muon moves the kernels of convolutions, AdamW all else."""
     kernels = [parameter for parameter in parameters if parameter.ndim == 4]
     rest = [parameter for parameter in parameters if parameter.ndim != 4]
     if not kernels:
-        return _adam(rest, config, recorded)
-    muon = Muon(kernels, config.lr, config.weight_decay, config.momentum)
-    return [muon, *_adam(rest, config, recorded)]
-
-
-# By `optimizer.name` of params.yaml.
-OPTIMIZERS: dict[str, Callable[[Parameters, OptimizerConfig, bool], Optimizers]] = {
-    "adam": _adam,
-    "adamw": _adam,
-    "sgd": _sgd,
-    "muon": _muon,
-}
+        return adam(rest, config, recorded)
+    first = Muon(kernels, config.lr, config.weight_decay, config.momentum)
+    return [first, *adam(rest, config, recorded)]
 
 
 def build_optimizers(
@@ -116,7 +110,8 @@ def build_optimizers(
     `recorded`: their steps can become part of a CUDA graph.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return OPTIMIZERS[config.name](parameters, config, recorded)
+    optimizers: Optimizers = registered(OPTIMIZERS, config.name)(parameters, config, recorded)
+    return optimizers
 
 
 def set_learning_rate(optimizers: Optimizers, value: float | Tensor) -> None:

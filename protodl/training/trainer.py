@@ -291,7 +291,8 @@ def fit(
     """
     hooks = hooks or Hooks()
     if checkpoint.exists():
-        trainer.restore(read_tensors(checkpoint, "delete it to train from the start"))
+        remedy = "delete it to train from the start"
+        read_tensors(checkpoint, "a checkpoint of this training", remedy, trainer.restore)
         # The epoch may have been saved and not yet shown when the run was cut off.
         hooks.on_epoch(trainer.history[-1], trainer.kept_network)
     epochs = trainer.experiment.epochs

@@ -45,9 +45,12 @@ def test_tensors_come_back_and_their_bytes_do_not_depend_on_the_name(tmp_path: P
     for name in ("one.pt", "two.pt"):
         write_tensors(data, tmp_path / name)
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "two.pt").read_bytes()
-    assert torch.equal(read_tensors(tmp_path / "one.pt", "")["weights"], torch.arange(3.0))
+    found = read_tensors(tmp_path / "one.pt", "weights", "", lambda data: data["weights"])
+    assert torch.equal(found, torch.arange(3.0))
+    with pytest.raises(CheckpointError, match=r"one\.pt: is not a network of this .*; train it"):
+        read_tensors(tmp_path / "one.pt", "a network", "train it", lambda data: data["network"])
     with pytest.raises(CheckpointError, match=r"three\.pt: not there; train it"):
-        read_tensors(tmp_path / "three.pt", "train it")
+        read_tensors(tmp_path / "three.pt", "weights", "train it", dict)
 
 
 def test_writing_a_text_loads_no_torch(tmp_path: Path) -> None:
