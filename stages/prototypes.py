@@ -1,7 +1,6 @@
 """Stage prototypes@<row>: pictures and explanations of a row's first seed."""
 
 import argparse
-import json
 import sys
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 
 from protodl.core.config import load_params
 from protodl.core.stage import Stage
-from protodl.core.training_log import SeedLog
+from protodl.core.training_log import SeedEvaluation, SeedLog
 from protodl.data.datasets import DATASETS, load_split, split_validation
 from protodl.explanation.gallery import load_gallery
 from protodl.explanation.local import Model
@@ -45,8 +44,8 @@ def draw_row(options: argparse.Namespace) -> None:
     comparable = params.data.source == "full"
     published = load_published().port.test_accuracy.get(options.row) if comparable else None
     save(curves_figure(logs, published), options.output / "curves.png")
-    details = json.loads((options.details / f"seed-{first}.json").read_text())
-    confusion = confusion_figure(np.array(details["confusion"]), info.class_names, first)
+    details = SeedEvaluation.read(options.details / f"seed-{first}.json")
+    confusion = confusion_figure(np.array(details.confusion), info.class_names, first)
     save(confusion, options.output / "confusion.png")
 
 

@@ -13,16 +13,15 @@ import yaml
 from PIL import Image
 
 from protodl.core.config import Params, load_params
-from protodl.core.files import write_json
 from protodl.core.machine import Runtime
-from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
 from protodl.data.datasets import load_split, split_validation
 from protodl.data.download import download
+from protodl.evaluation.examiner import summarise
 from protodl.network.cases import measure_case_base, save_case_base
 from protodl.network.checkpoint import save_network
 from protodl.report.results_page import PICTURES
 from protodl.training.trainer import Trainer, build_network, fit
-from stages.evaluate import summarise
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
@@ -87,12 +86,12 @@ def training(params: Params, row: str, seed: int, **changes: Any) -> SeedLog:
     return SeedLog(**values | changes)
 
 
-def evaluation(log: SeedLog, accuracy: float, coverage: int = 10) -> dict[str, Any]:
+def evaluation(log: SeedLog, accuracy: float, coverage: int = 10) -> SeedEvaluation:
     """What the evaluation stage says of a seed."""
-    return {
-        "row": log.row,
-        "seed": log.seed,
-        "metrics": {
+    return SeedEvaluation(
+        row=log.row,
+        seed=log.seed,
+        metrics={
             "test_accuracy": accuracy,
             "validation_accuracy": log.history[-1].validation["accuracy"],
             "decode_agreement": 14 / 15,
@@ -107,22 +106,22 @@ def evaluation(log: SeedLog, accuracy: float, coverage: int = 10) -> dict[str, A
             "train_seconds": log.train_seconds,
             "num_epochs": log.num_epochs,
         },
-        "unprojected": {},
-        "confusion": [[3, 1], [0, 4]],
-        "prototypes": {"class": [0, 1], "purity25": [1.0, 0.96]},
-    }
+        unprojected={},
+        confusion=[[3, 1], [0, 4]],
+        prototypes={"class": [0, 1], "purity25": [1.0, 0.96]},
+    )
 
 
 def write_row(folder: Path, trained: Sequence[tuple[SeedLog, float]], coverage: int = 10) -> None:
     """Write the files of a row below `folder`, given each seed's log and test accuracy."""
     own = folder / trained[0][0].row
-    evaluations: list[dict[str, Any]] = []
+    evaluations: list[SeedEvaluation] = []
     for log, accuracy in trained:
         log.write(own / "training" / f"seed-{log.seed}.json")
         # Coverage falls from seed to seed, so that the least one is not the first.
         evaluations.append(evaluation(log, accuracy, coverage - len(evaluations)))
-        write_json(evaluations[-1], own / "evaluation" / f"seed-{log.seed}.json")
-    write_json(summarise(evaluations), own / "metrics.json")
+        evaluations[-1].write(own / "evaluation" / f"seed-{log.seed}.json")
+    summarise(evaluations).write(own / "metrics.json")
     for index, name in enumerate(PICTURES):
         picture = np.full((60 + index, 30, 3), 40 * index, np.uint8)
         picture[3:9] = (index, 200, 100)

@@ -1,4 +1,4 @@
-"""What a training writes down: plain records that need neither torch nor MLflow to be read."""
+"""What a training and its evaluation write down, as records: no torch or MLflow to read them."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from protodl.core.errors import ProtodlError
-from protodl.core.files import write_text
+from protodl.core.files import write_json
 
 
 class ResultsError(ProtodlError):
@@ -32,6 +32,10 @@ class Record(BaseModel):
         except (OSError, UnicodeDecodeError, ValidationError) as error:
             reason = " ".join(str(error).split())
             raise ResultsError(f"{path}: cannot be read ({reason}); run `dvc repro`") from None
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON; it appears whole or not at all."""
+        write_json(self.model_dump(), path)
 
 
 class EpochRecord(Record):
@@ -84,9 +88,34 @@ class SeedLog(SeedFacts):
         """Validation accuracy, a share, of the epoch whose weights were kept."""
         return self.history[self.selected_epoch - 1].validation["accuracy"]
 
-    def write(self, path: Path) -> None:
-        """Write the log as JSON; it appears whole or not at all."""
-        write_text(self.model_dump_json(indent=1) + "\n", path)
+
+class SeedEvaluation(Record):
+    """What the evaluate stage measured of one seed."""
+
+    row: str
+    seed: int
+    metrics: dict[str, int | float]
+    # The same before prototypes were moved onto training cases; empty unless model.project.
+    unprojected: dict[str, int | float]
+    confusion: list[list[int]]  # (K, K) test images: row = true class, column = predicted class
+    prototypes: dict[str, list[int | float]]  # facts of each of the P prototypes
+
+
+class Means(Record):
+    """Means over the seeds: what a study measures, and a part of a row's Metrics."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    mean: dict[str, float]
+
+
+class Metrics(Record):
+    """A row's metrics.json: means and sample standard deviations over its seeds."""
+
+    num_seeds: int
+    mean: dict[str, float]
+    std: dict[str, float]  # 0 for a single seed
+    unprojected: dict[str, float]  # means; see SeedEvaluation
 
 
 UNTRACKED = "untracked"  # a run's id where MLflow could not be used while it was trained

@@ -90,6 +90,21 @@ class PrototypeQuality:
             "duplicates": self.duplicates if several else 0,
         }
 
+    def of_each(self) -> dict[str, list[float]]:
+        """The facts of each prototype, as plain numbers."""
+        return {
+            "class": self.classes.tolist(),
+            "dominance": _rounded(self.dominance),
+            "decoded_class": self.decoded_classes.tolist(),
+            "returned": self.returned.tolist(),
+            "purity25": _rounded(self.purity),
+            "manifold_ratio": _rounded(self.manifold_ratio),
+        }
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 6) for value in values.tolist()]
+
 
 @torch.inference_mode()
 def measure_quality(network: PrototypeNetwork, case_base: CaseBase) -> PrototypeQuality:
@@ -161,6 +176,15 @@ class Judgement:
             "independent_agreement": float((self.decoded == self.classes).double().mean()),
             "case_agreement": float(case.double().mean()),
             "independent_reconstruction_agreement": float(self.same.double().mean()),
+        }
+
+    def of_each(self) -> dict[str, list[float]]:
+        """The facts of each prototype, as plain numbers."""
+        return {
+            "judged_class": self.decoded.tolist(),
+            "case": self.cases.tolist(),
+            "case_label": self.case_labels.tolist(),
+            "case_judged_class": self.case_verdicts.tolist(),
         }
 
 

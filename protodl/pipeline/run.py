@@ -13,7 +13,7 @@ from pathlib import Path
 from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import THREADS_VARIABLE, available_cpus
-from protodl.core.training_log import ResultsError, SeedLog
+from protodl.core.training_log import Means, ResultsError, SeedLog
 from protodl.pipeline.workers import Job, Workers
 from protodl.report.tables import format_seconds
 
@@ -155,8 +155,7 @@ class _Reporter:
 
 def describe_row(root: Path, row: str) -> str:
     """Accuracy, on the test split where that was measured, and seconds of training of a row."""
-    path = root / ROWS / row / "metrics.json"
-    mean = json.loads(path.read_text(encoding="utf-8"))["mean"]
+    mean = Means.read(root / ROWS / row / "metrics.json").mean
     name = next(name for name in ACCURACIES if name in mean)
     seconds = sum(log.train_seconds for log in read_logs(root, row))
     return f"{ACCURACIES[name]} {mean[name]:.4f}, {seconds:.0f} s of training"

@@ -10,10 +10,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import ConfigDict
-
 from protodl.core.config import Experiment, Params, flatten
-from protodl.core.training_log import UNTRACKED, Record, ResultsError, SeedLog
+from protodl.core.training_log import (
+    UNTRACKED,
+    Metrics,
+    Record,
+    ResultsError,
+    SeedEvaluation,
+    SeedLog,
+)
 from protodl.evaluation.measures import MEASURES, Place, measures, select
 from protodl.report.published import load_published
 
@@ -75,29 +80,6 @@ class ResultRow(Record):
 
 
 # --- from the pipeline's files ------------------------------------------------------------------
-
-
-class SeedEvaluation(Record):
-    """What the evaluation of one seed left behind, as far as it is used here."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    row: str
-    seed: int
-    metrics: dict[str, float]
-    confusion: list[list[int]]
-    prototypes: dict[str, list[Any]]
-
-
-class Metrics(Record):
-    """A row's metrics.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    num_seeds: int
-    mean: dict[str, float]
-    std: dict[str, float]
-    unprojected: dict[str, float]
 
 
 @dataclass(frozen=True)

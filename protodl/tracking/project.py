@@ -60,8 +60,7 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     metrics = {(seed.row, seed.seed): seed.metrics for seed in evaluations}
     created = tracking.sync_seeds(logs, metrics, lambda log: load_model(models, log))
     for log, seed in zip(logs, evaluations, strict=True):
-        details = {"confusion.json": seed.confusion, "prototypes.json": seed.prototypes}
-        tracking.log_evaluation(log, seed.metrics, details)
+        tracking.log_evaluation(log, seed)
     results = {name: result_row(name, params, row) for name, row in files.items()}
     for name, row in files.items():
         _record_row(results[name], row)

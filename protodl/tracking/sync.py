@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
 from protodl.tracking.experiment_page import NOTE, shortened
 from protodl.tracking.runs import (
     create_seed_run,
@@ -111,16 +111,15 @@ def _ensure_model(
         log_model(store, log, run_id, model, log.selected_epoch, log.selected_accuracy)
 
 
-def log_evaluation(
-    log: SeedLog, metrics: Mapping[str, float], artifacts: Mapping[str, Any] | None = None
-) -> None:
-    """Record the evaluation of a seed in its run; `artifacts` are JSON contents by file name."""
+def log_evaluation(log: SeedLog, evaluation: SeedEvaluation) -> None:
+    """Record the evaluation of a seed in its run."""
     with warning_on_failure(f"the evaluation of {log.row} seed {log.seed}"):
         store = open_current()
-        run, _ = _ensure_seed_run(store, log)
-        log_numbers(store, run.info.run_id, metrics)
-        for name, content in (artifacts or {}).items():
-            store.client.log_dict(run.info.run_id, content, name)
+        run_id = _ensure_seed_run(store, log)[0].info.run_id
+        log_numbers(store, run_id, evaluation.metrics)
+        details: dict[str, Any] = evaluation.model_dump(include={"confusion", "prototypes"})
+        for name, content in details.items():
+            store.client.log_dict(run_id, content, f"{name}.json")
 
 
 def log_row(

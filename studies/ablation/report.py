@@ -1,7 +1,6 @@
 """Stage report: the study's table, the same as JSON, and its picture."""
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ import torch
 
 from protodl.core.config import Experiment, Params, load_params
 from protodl.core.stage import Stage
-from protodl.core.training_log import SeedLog
+from protodl.core.training_log import Means, SeedLog
 from protodl.data.datasets import DATASETS
 from protodl.network.checkpoint import load_network
 from protodl.network.head import prototype_classes
@@ -81,12 +80,12 @@ def read_variants(params: Params, rows: Path) -> list[Variant]:
 
     Raises:
         ConfigError: a data set has no default to compare with.
-        OSError, ValueError: a file is missing or damaged.
+        ResultsError: a file is missing or damaged.
     """
     variants = []
     for name, experiment in params.experiments.items():
         default = params.experiment(f"{experiment.dataset}-default")
-        metrics = json.loads((rows / name / "metrics.json").read_text(encoding="utf-8"))["mean"]
+        metrics = Means.read(rows / name / "metrics.json").mean
         logs = [SeedLog.read(rows / name / "training" / f"seed-{s}.json") for s in params.seeds]
         changes = differences(default, experiment)
         variants.append(Variant(name, experiment, changes, metrics, logs))

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, variance
 
-from pydantic import BaseModel
-
 from protodl.core.config import Params, load_params
 from protodl.core.stage import Stage
-from protodl.core.training_log import SeedLog
+from protodl.core.training_log import Means, SeedLog
 from protodl.report.results import read_row
 from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
 from studies.pages import headings, meanings, value, write
@@ -25,12 +23,6 @@ QUALITY = (  # measures of the second table
     "purity25",
     "duplicates",
 )
-
-
-class Mean(BaseModel):
-    """What stage measure leaves of a row."""
-
-    mean: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,8 @@ def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> lis
     """Every row of the study with what was measured on both sides, without and in the table.
 
     Raises:
-        ResultsError: the table's rows are not the results of the project's parameters.
-        OSError, ValueError: a file is missing or damaged.
+        ResultsError: the table's rows are not the results of the project's parameters, or a file is
+            missing or damaged.
     """
     pairs = []
     for row in study.experiments:
@@ -87,9 +79,7 @@ def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> lis
         logs = [
             SeedLog.read(without / row / "training" / f"seed-{seed}.json") for seed in study.seeds
         ]
-        metrics = Mean.model_validate_json(
-            (without / row / "metrics.json").read_text(encoding="utf-8")
-        ).mean
+        metrics = Means.read(without / row / "metrics.json").mean
         # Nothing changed the networks after the epoch that was kept.
         plain = Side([log.selected_accuracy for log in logs], metrics, logs)
         pairs.append(Pair(row, Side(accuracies, dict(table.metrics.mean), table.logs), plain))

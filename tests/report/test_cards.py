@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from protodl.core.config import Params
+from protodl.core.training_log import Metrics
 from protodl.evaluation.measures import MEASURES, measures
 from protodl.report.cards import model_card
-from protodl.report.results import Metrics, RowFiles, read_row, result_row
+from protodl.report.results import RowFiles, read_row, result_row
 from protodl.report.tables import SAMPLE_HEADING
 from tests.factories import write_params, write_rows
 

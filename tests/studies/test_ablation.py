@@ -23,6 +23,7 @@ from protodl.core.config import (
 from protodl.core.machine import prepare_machine
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.data.download import download
+from protodl.evaluation.examiner import Examiner
 from protodl.network.checkpoint import save_network
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
@@ -188,12 +189,13 @@ def _reported(tmp_path_factory: pytest.TempPathFactory, sample: tuple[Split, Spl
     (folder / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     params = load_params(folder / "params.yaml")
     torch.manual_seed(0)
-    judge = Judge("mnist").eval()
+    cpu = torch.device("cpu")
+    examiner = Examiner(*sample, None, Judge("mnist").eval(), STUDY.defaults.loss, cpu)
     for row, experiment in params.experiments.items():
         network = build_network(experiment, sample[0], 0).eval()
         save_network(network, folder / "models" / row / "seed-0.pt")
         training(params, row, 0).write(folder / "rows" / row / "training" / "seed-0.json")
-        metrics = measure(network, experiment.loss, *sample, judge)
+        metrics = measure(network, examiner)
         (folder / "rows" / row / "metrics.json").write_text(json.dumps({"mean": metrics}))
     assert run_report(folder) == 0
     return folder

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from protodl import tracking
-from protodl.core.training_log import SeedLog
+from protodl.core.training_log import SeedEvaluation, SeedLog
 from tests.tracking.records import (
     PARAMETERS,
     all_runs,
@@ -22,6 +22,18 @@ from tests.tracking.records import (
 )
 
 pytestmark = pytest.mark.usefixtures("project")
+
+
+def evaluation(log: SeedLog, metrics: dict[str, int | float]) -> SeedEvaluation:
+    confusion = [[1, 0], [0, 1]]
+    return SeedEvaluation(
+        row=log.row,
+        seed=log.seed,
+        metrics=metrics,
+        unprojected={},
+        confusion=confusion,
+        prototypes={},
+    )
 
 
 def contents(run_id: str) -> dict[str, Any]:
@@ -45,10 +57,10 @@ def contents(run_id: str) -> dict[str, Any]:
 def test_an_emptied_store_is_refilled_as_it_was(
     project: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics = {"test_accuracy": 0.875}
+    metrics: dict[str, int | float] = {"test_accuracy": 0.875}
     logs = [train(seed_log(row, seed)) for row, seed in (("a", 0), ("a", 1), ("b", 0))]
     for log in logs:
-        tracking.log_evaluation(log, metrics)
+        tracking.log_evaluation(log, evaluation(log, metrics))
     live = [contents(log.run_id) for log in logs]
     parents = [contents(log.parent_run_id) for log in logs]
     assert tracking.sync_seeds(logs, {("a", 0): metrics}, no_model) == []
@@ -108,14 +120,15 @@ def test_evaluation_is_written_without_stretching_the_run() -> None:
     log = train(seed_log())
     before = client().get_run(log.run_id).info
     time.sleep(0.01)
-    tracking.log_evaluation(log, {"test_accuracy": 0.9}, {"confusion.json": [[1, 0], [0, 1]]})
-    tracking.log_evaluation(log, {"test_accuracy": 0.8})  # evaluated anew: the latest counts
-    tracking.log_evaluation(log, {"test_accuracy": 0.8})
+    tracking.log_evaluation(log, evaluation(log, {"test_accuracy": 0.9}))
+    for _ in range(2):  # evaluated anew: the latest counts
+        tracking.log_evaluation(log, evaluation(log, {"test_accuracy": 0.8}))
     after = client().get_run(log.run_id)
     assert (after.info.status, after.info.end_time) == ("FINISHED", before.end_time)
     assert after.data.metrics["test_accuracy"] == 0.8
     assert len(client().get_metric_history(log.run_id, "test_accuracy")) == 2
-    assert [f.path for f in client().list_artifacts(log.run_id)] == ["confusion.json"]
+    names = ["confusion.json", "prototypes.json"]
+    assert [f.path for f in client().list_artifacts(log.run_id)] == names
 
 
 def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:

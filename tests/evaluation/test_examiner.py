@@ -1,19 +1,19 @@
-"""The evaluate stage: what is said of a network before and after its prototypes were moved."""
+"""The examiner: what is said of a network before and after its prototypes were moved."""
 
-import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from protodl.data.datasets import Split, load_split, split_validation
+from protodl.data.datasets import load_split, split_validation
 from protodl.data.download import download
 from protodl.evaluation.accuracy import evaluate
-from protodl.network.checkpoint import save_network
+from protodl.evaluation.examiner import Examiner, Measured
+from protodl.network.cases import measure_case_base
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
 from protodl.training.trainer import build_network
-from stages import evaluate as stage
 from tests.factories import training, write_params
 
 ROOT = Path(__file__).parents[2]
@@ -22,10 +22,10 @@ CPU = torch.device("cpu")
 
 
 class Case:
-    """One seed of a row: its files, and what it is measured with."""
+    """One seed of a row, and what it is measured with."""
 
     def __init__(self, folder: Path) -> None:
-        """Write an untrained network, whose prototypes are codes of cases, and its params.yaml."""
+        """Build an untrained network, whose prototypes are codes of cases."""
         rows = {ROW: {"dataset": "mnist", "model": {"prototype_init": "data", "project": "partly"}}}
         params = write_params(folder, rows, source="sample")
         sample = ROOT / "data" / "sample"
@@ -34,7 +34,7 @@ class Case:
         train, validation = split_validation(load_split(data / "train.pt"), 400, 0)
         experiment = params.experiment(ROW)
         torch.manual_seed(0)
-        self.measures = stage.Measures(
+        self.examiner = Examiner(
             train,
             validation,
             load_split(data / "test.pt"),
@@ -44,15 +44,12 @@ class Case:
         )
         self.network = build_network(experiment, train, 0).eval()
         self.log = training(params, ROW, 0)
-        self.options = argparse.Namespace(
-            models=folder / "models", references=folder / "references"
-        )
-        save_network(self.network, folder / "models" / "seed-0.pt")
 
-    def evaluated(self, before: PrototypeNetwork) -> dict[str, dict[str, float]]:
-        save_network(before, self.options.models / "seed-0-unprojected.pt")
-        found = stage.evaluate_seed(self.options, self.log, self.measures)
-        return {kind: found[kind] for kind in ("metrics", "unprojected")}
+    def evaluated(self, before: PrototypeNetwork | None) -> dict[str, dict[str, float]]:
+        examiner, network = self.examiner, self.network
+        case_base = measure_case_base(network, examiner.train, examiner.validation)
+        found = examiner.evaluate_seed(self.log, network, case_base, before)
+        return {"metrics": found.metrics, "unprojected": found.unprojected}
 
 
 @pytest.fixture(name="case")
@@ -66,33 +63,29 @@ def test_prototypes_that_moved_are_measured_before_and_after(case: Case) -> None
     with torch.no_grad():
         before.prototypes[:] = before.prototypes.roll(3, dims=0)  # classes change places
     found = case.evaluated(before.eval())
-    test: Split = case.measures.test
+    test = case.examiner.test
+    assert test is not None
     for network, kind in ((case.network, "metrics"), (before, "unprojected")):
-        result = evaluate(network, test, case.measures.loss, CPU)
+        result = evaluate(network, test, case.examiner.loss, CPU)
         assert found[kind]["test_accuracy"] == result.accuracy
     assert found["metrics"]["test_accuracy"] != found["unprojected"]["test_accuracy"]
 
 
 def test_a_row_that_is_not_projected_has_nothing_from_before(case: Case) -> None:
-    config = case.network.config.model_copy(update={"project": False})
-    network = PrototypeNetwork(config, 1, 28)
-    network.load_state_dict(case.network.state_dict())
-    save_network(network.eval(), case.options.models / "seed-0.pt")
-    found = stage.evaluate_seed(case.options, case.log, case.measures)
-    assert found["unprojected"] == {}
+    assert case.evaluated(None)["unprojected"] == {}
 
 
 def test_prototypes_that_stayed_are_measured_once(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = []
-    whole = stage.Measures.of
+    whole = Examiner.measure
 
-    def counting(self: stage.Measures, *arguments: object) -> stage.Measured:
+    def counting(self: Examiner, *arguments: Any) -> Measured:
         measured.append(arguments)
-        return whole(self, *arguments)  # type: ignore[arg-type]
+        return whole(self, *arguments)
 
-    monkeypatch.setattr(stage.Measures, "of", counting)
+    monkeypatch.setattr(Examiner, "measure", counting)
     found = case.evaluated(case.network)
     assert len(measured) == 1
     facts = {"prototype_limit", "case_limit", "train_seconds", "num_epochs"}
