@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from protodl.core.config import load_params
 from protodl.core.stage import Stage
@@ -28,6 +27,8 @@ def evaluate_seed(options: argparse.Namespace, log: SeedLog, examiner: Examiner)
 
 def evaluate_row(options: argparse.Namespace) -> None:
     """Evaluate every seed of a row and show the figures in its MLflow run."""
+    from protodl import tracking  # late: it only observes
+
     params = load_params(options.params)
     train, test = (options.data / f"{name}.pt" for name in ("train", "test"))
     examiner = Examiner.load(params, options.row, train, options.judge, test)
@@ -38,19 +39,12 @@ def evaluate_row(options: argparse.Namespace) -> None:
     save_gallery(choose_gallery(first, examiner.test), options.references / "gallery.pt")
     summary = summarise(evaluations)
     summary.write(options.metrics)
-    _track(logs, evaluations)
+    tracking.log_evaluations(logs, evaluations)
     print(
         f"{options.row}: test accuracy {summary.mean['test_accuracy']:.4f}, "
         f"decode agreement {summary.mean['decode_agreement']:.2f}, "
         f"coverage {summary.mean['coverage']:.0f}"
     )
-
-
-def _track(logs: Sequence[SeedLog], evaluations: Sequence[SeedEvaluation]) -> None:
-    from protodl import tracking  # late: it only observes
-
-    for log, evaluation in zip(logs, evaluations, strict=True):
-        tracking.log_evaluation(log, evaluation)
 
 
 OPTIONS = {

@@ -16,34 +16,26 @@ from protodl.tracking.store import (
 )
 from protodl.tracking.sync import (
     RowResult,
-    describe_row,
-    log_evaluation,
-    log_pictures,
-    log_row,
+    RowRuns,
+    log_evaluations,
     read_results,
     set_champions,
-    sync_explained,
-    sync_seeds,
 )
 
 __all__ = [
     "RowResult",
+    "RowRuns",
     "ServedModel",
     "TrackingError",
     "describe_experiment",
-    "describe_row",
     "dvc_facts",
     "experiment_name",
     "link",
-    "log_evaluation",
-    "log_pictures",
-    "log_row",
+    "log_evaluations",
     "read_results",
     "serve_ui",
     "set_champions",
     "start_seed",
-    "sync_explained",
-    "sync_seeds",
     "tracking_uri",
     "watch",
 ]

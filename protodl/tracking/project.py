@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -55,22 +56,18 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     files, left_out = _read(params, rows)
     if not files:
         return Synced([], left_out)
-    logs = [log for row in files.values() for log in row.logs]
-    evaluations = [seed for row in files.values() for seed in row.evaluations]
-    metrics = {(seed.row, seed.seed): seed.metrics for seed in evaluations}
-    created = tracking.sync_seeds(logs, metrics, lambda log: load_model(models, log))
-    for log, seed in zip(logs, evaluations, strict=True):
-        tracking.log_evaluation(log, seed)
-    results = {name: result_row(name, params, row) for name, row in files.items()}
-    for name, row in files.items():
-        _record_row(results[name], row)
-        tracking.sync_explained(row.logs, lambda log: load_model(models, log, True))
-        tracking.describe_row(row.logs, model_card(results[name], row, params))
-        tracking.log_pictures(row.logs, sorted((rows / name / "pictures").glob("*.png")))
+    recorded = [tracking.RowRuns.of(row.logs) for row in files.values()]
+    results = [result_row(name, params, row) for name, row in files.items()]
+    for runs, result, row in zip(recorded, results, files.values(), strict=True):
+        runs.add_models(partial(load_model, models))
+        runs.log_evaluations(row.evaluations)
+        runs.log_result(*_facts(result, row))
+        runs.describe(model_card(result, row, params))
+        runs.log_pictures(sorted((rows / result.row / "pictures").glob("*.png")))
     if not tracking.dvc_facts():
-        tracking.set_champions(logs)
-        tracking.describe_experiment(results_table([*results.values()]))
-    return Synced(created, left_out)
+        tracking.set_champions(recorded)
+        tracking.describe_experiment(results_table(results))
+    return Synced([run_id for runs in recorded for run_id in runs.created], left_out)
 
 
 def try_sync(params: Path, rows: Path, models: Path) -> None:
@@ -144,14 +141,16 @@ def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":
     return decoded[[0, -1]]  # the same one twice where there is only one
 
 
-def _record_row(result: ResultRow, files: RowFiles) -> None:
-    numbers: dict[str, float | None] = {
-        name: getattr(result, name)
-        for name in ("num_seeds", "num_epochs", "published_accuracy", "difference")
+def _facts(result: ResultRow, files: RowFiles) -> tuple[dict[str, float], dict[str, str]]:
+    """What MLflow holds of a row: numbers, and tags."""
+    own = ("num_seeds", "num_epochs", "published_accuracy", "difference")
+    numbers = {
+        **files.metrics.mean,
+        **{f"{name}_std": value for name, value in files.metrics.std.items()},
+        **{name: getattr(result, name) for name in own},
+        **{f"{name}_min": value for name, value in result.min.items()},
+        **{f"{UNPROJECTED}{name}": value for name, value in result.unprojected.items()},
     }
-    numbers |= {f"{name}_min": value for name, value in result.min.items()}
-    numbers |= {f"{UNPROJECTED}{name}": value for name, value in result.unprojected.items()}
-    extra = {name: value for name, value in numbers.items() if value is not None}
     tags = {
         "seeds": " ".join(map(str, result.seeds)),
         "selected_epochs": " ".join(map(str, result.selected_epochs)),
@@ -159,8 +158,7 @@ def _record_row(result: ResultRow, files: RowFiles) -> None:
         "trained_run_id": result.run_id,  # finds the run of RESULTS.md in a store refilled later
         **{f"{ENVIRONMENT_TAG}{name}": value for name, value in result.environment.items()},
     }
-    mean, std = files.metrics.mean, files.metrics.std
-    tracking.log_row(files.logs, mean, std, extra, tags)
+    return {name: value for name, value in numbers.items() if value is not None}, tags
 
 
 def tracked_rows(params: Params) -> list[ResultRow]:

@@ -3,9 +3,10 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
 from protodl.tracking.experiment_page import NOTE, shortened
@@ -41,144 +42,101 @@ class RowResult(NamedTuple):
     """One row as MLflow holds it."""
 
     run_id: str
-    metrics: dict[str, float]  # means, spreads as <name>_std, and the extra numbers
+    metrics: dict[str, float]  # means, spreads as <name>_std, and the row's own numbers
     parameters: dict[str, str]  # flattened: optimizer.lr
     tags: dict[str, str]
 
 
-@raising_tracking_errors()
-def sync_seeds(
-    logs: Iterable[SeedLog],
-    evaluations: Mapping[tuple[str, int], Mapping[str, float]],
-    load_model: Callable[[SeedLog], ServedModel | None],
-) -> list[str]:
-    """Add to the store whatever it lacks of these seeds; a second call adds nothing.
+@dataclass(frozen=True)
+class RowRuns:
+    """The runs of a finished row: its own, and those of its seeds with their whole history."""
 
-    Args:
-        logs: the seeds.
-        evaluations: metrics by (row, seed); a seed may be missing.
-        load_model: gives the model of a seed, None where its weights are not on this machine; it
-            is called only for a run that has no model.
+    store: Store
+    logs: Sequence[SeedLog]
+    seeds: list[str]  # ids of their runs, in the order of the logs
+    row: str  # id of the run above them
+    created: list[str]  # ids of the seeds' runs that the store lacked
 
-    Returns:
-        Ids of the seed runs that were created.
+    @classmethod
+    @raising_tracking_errors()
+    def of(cls, logs: Sequence[SeedLog]) -> Self:
+        """Find the runs of a row's seeds in the store; what it lacks of them is added.
 
-    Raises:
-        TrackingError: the store cannot be opened or written.
-    """
-    store = open_current()
-    created: list[str] = []
-    for log in logs:
-        run, is_new = _ensure_seed_run(store, log)
-        if is_new:
-            created.append(run.info.run_id)
-        if metrics := evaluations.get((log.row, log.seed)):
-            log_numbers(store, run.info.run_id, metrics)
-        _ensure_model(store, log, run.info.run_id, False, load_model)
-    return created
-
-
-@raising_tracking_errors()
-def sync_explained(
-    logs: Sequence[SeedLog], load_model: Callable[[SeedLog], ServedModel | None]
-) -> None:
-    """Add the explaining model of a row's best seed by validation accuracy, unless it is there.
-
-    Args:
-        logs: the seeds of the row.
-        load_model: gives the model of a seed, None where its files are not on this machine; it is
-            called only where the store has none.
-
-    Raises:
-        TrackingError: the store cannot be opened or written.
-    """
-    store = open_current()
-    log = max(logs, key=lambda log: log.selected_accuracy)
-    run, _ = _ensure_seed_run(store, log)
-    _ensure_model(store, log, run.info.run_id, True, load_model)
-
-
-def _ensure_model(
-    store: Store,
-    log: SeedLog,
-    run_id: str,
-    explains: bool,
-    load_model: Callable[[SeedLog], ServedModel | None],
-) -> None:
-    """Log and register a seed's model unless its run has it or its files are not here."""
-    there = find_versions(store, registered_name(log.dataset, explains), run_id)
-    if not there and (model := load_model(log)) is not None:
-        log_model(store, log, run_id, model, log.selected_epoch, log.selected_accuracy)
-
-
-def log_evaluation(log: SeedLog, evaluation: SeedEvaluation) -> None:
-    """Record the evaluation of a seed in its run."""
-    with warning_on_failure(f"the evaluation of {log.row} seed {log.seed}"):
+        Raises:
+            TrackingError: the store cannot be opened or written.
+        """
         store = open_current()
-        run_id = _ensure_seed_run(store, log)[0].info.run_id
-        log_numbers(store, run_id, evaluation.metrics)
-        details: dict[str, Any] = evaluation.model_dump(include={"confusion", "prototypes"})
-        for name, content in details.items():
-            store.client.log_dict(run_id, content, f"{name}.json")
+        found = [_ensure_seed_run(store, log) for log in logs]
+        ids = [str(run.info.run_id) for run, _ in found]
+        (parent,) = {run.data.tags["mlflow.parentRunId"] for run, _ in found}
+        created = [run_id for run_id, (_, is_new) in zip(ids, found, strict=True) if is_new]
+        return cls(store, logs, ids, str(parent), created)
+
+    @raising_tracking_errors()
+    def add_models(self, load_model: Callable[[SeedLog, bool], ServedModel | None]) -> None:
+        """Log and register the models that the store lacks.
+
+        Args:
+            load_model: gives the classifier of a seed, or the model that explains, which the best
+                seed by validation accuracy has; None where its files are not on this machine. It
+                is called only for a model that the store lacks.
+
+        Raises:
+            TrackingError: the store cannot be written.
+        """
+        best = max(self.logs, key=lambda log: log.selected_accuracy)
+        for log, run_id in zip(self.logs, self.seeds, strict=True):
+            for explains in (False, True) if log is best else (False,):
+                name = registered_name(log.dataset, explains)
+                if find_versions(self.store, name, run_id):
+                    continue
+                if model := load_model(log, explains):
+                    accuracy = log.selected_accuracy
+                    log_model(self.store, log, run_id, model, log.selected_epoch, accuracy)
+
+    def log_evaluations(self, evaluations: Sequence[SeedEvaluation]) -> None:
+        """Record what was measured of each seed in its run."""
+        for run_id, seed in zip(self.seeds, evaluations, strict=True):
+            with warning_on_failure(f"the evaluation of {seed.row} seed {seed.seed}"):
+                log_numbers(self.store, run_id, seed.metrics)
+                details: dict[str, Any] = seed.model_dump(include={"confusion", "prototypes"})
+                for name, content in details.items():
+                    self.store.client.log_dict(run_id, content, f"{name}.json")
+
+    def log_result(self, numbers: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Record the row's numbers, and what is not a number, in its run."""
+        with warning_on_failure(f"the row {self.logs[0].row}"):
+            log_numbers(self.store, self.row, numbers)
+            for name, value in {**tags, "reported_ms": str(unix_milliseconds())}.items():
+                self.store.client.set_tag(self.row, name, value)
+
+    def log_pictures(self, pictures: Iterable[Path]) -> None:
+        """Record the row's pictures in its run, under `pictures/`."""
+        with warning_on_failure(f"the pictures of {self.logs[0].row}"):
+            for picture in pictures:
+                self.store.client.log_artifact(self.row, str(picture), "pictures")
+
+    def describe(self, card: str) -> None:
+        """Record the row's model card: in its run, as the description of it and of its models."""
+        client, text = self.store.client, shortened(card)
+        with warning_on_failure(f"the model card of {self.logs[0].row}"):
+            client.log_text(self.row, card, "card.md")
+            client.set_tag(self.row, NOTE, text)
+            for run_id in self.seeds:
+                for each in client.search_model_versions(f"run_id = '{run_id}'"):
+                    if each.description != text:
+                        client.update_model_version(each.name, each.version, text)
 
 
-def log_row(
-    logs: Sequence[SeedLog],
-    mean: Mapping[str, float],
-    std: Mapping[str, float],
-    extra: Mapping[str, float],
-    tags: Mapping[str, str] | None = None,
-) -> None:
-    """Record a row's numbers in its run.
-
-    Args:
-        logs: the seeds of the row.
-        mean: means over the seeds, recorded under their names.
-        std: spreads over the seeds, recorded as <name>_std.
-        extra: numbers of the row itself, such as published_accuracy.
-        tags: what is not a number, such as the seeds.
-    """
-    with warning_on_failure(f"the row {logs[0].row}"):
-        store = open_current()
-        parent = _parent(store, logs)
-        spreads = {f"{name}_std": value for name, value in std.items()}
-        log_numbers(store, parent, {**mean, **spreads, **extra})
-        for name, value in {**(tags or {}), "reported_ms": str(unix_milliseconds())}.items():
-            store.client.set_tag(parent, name, value)
-
-
-def log_pictures(logs: Sequence[SeedLog], pictures: Iterable[Path]) -> None:
-    """Record a row's pictures in its run, under `pictures/`."""
-    with warning_on_failure(f"the pictures of {logs[0].row}"):
-        store = open_current()
-        parent = _parent(store, logs)
-        for picture in pictures:
-            store.client.log_artifact(parent, str(picture), "pictures")
-
-
-def describe_row(logs: Sequence[SeedLog], card: str) -> None:
-    """Record a row's model card: in its run, and as the description of it and of its models."""
-    with warning_on_failure(f"the model card of {logs[0].row}"):
-        store = open_current()
-        parent, text = _parent(store, logs), shortened(card)
-        store.client.log_text(parent, card, "card.md")
-        store.client.set_tag(parent, NOTE, text)
-        for run in (_ensure_seed_run(store, log)[0] for log in logs):
-            for each in store.client.search_model_versions(f"run_id = '{run.info.run_id}'"):
-                if each.description != text:
-                    store.client.update_model_version(each.name, each.version, text)
-
-
-def _parent(store: Store, logs: Sequence[SeedLog]) -> str:
-    """Id of the run that the seeds of one row share."""
-    runs = [_ensure_seed_run(store, log)[0] for log in logs]
-    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in runs}
-    return str(parent)
+def log_evaluations(logs: Sequence[SeedLog], evaluations: Sequence[SeedEvaluation]) -> None:
+    """Record what was measured of the seeds of a row; a failure to do so is a warning."""
+    with warning_on_failure(f"the evaluation of {logs[0].row}"):
+        RowRuns.of(logs).log_evaluations(evaluations)
 
 
 @raising_tracking_errors()
 def read_results(rows: Iterable[str]) -> dict[str, list[RowResult]]:
-    """Each row's results as `log_row` recorded them, one for each parent run, the latest first.
+    """Each row's results as `log_result` recorded them, one for each run of it, the latest first.
 
     Raises:
         LookupError: the experiment holds no result of a row.
@@ -204,55 +162,66 @@ def _reported_ms(run: "Run") -> int:
     return int(run.data.tags.get("reported_ms", 0))
 
 
+@raising_tracking_errors()
+def set_champions(rows: Iterable[RowRuns]) -> dict[str, str]:
+    """Point an alias at each row's best seed, and `champion` at that of the data set's best row.
+
+    The best seed has the highest validation accuracy, the best row the highest mean of it. Aliases
+    have the names of the rows, and stand in both registered models, the classifier and the one
+    that explains. Seeds whose classifiers are not registered do not count; a row without an
+    explaining model has no alias there.
+
+    Returns:
+        The champion's row by data set.
+
+    Raises:
+        TrackingError: the store cannot be written.
+    """
+    champions: dict[str, str] = {}
+    best: dict[str, float] = defaultdict(lambda: -1.0)  # accuracy, by data set
+    for runs in rows:
+        first, registered = runs.logs[0], _Registered.of(runs)
+        if not registered:
+            continue
+        mean = fmean(seed.accuracy for seed in registered)
+        aliases = [first.row]
+        if mean > best[first.dataset]:
+            best[first.dataset], champions[first.dataset] = mean, first.row
+            aliases.append("champion")
+        for alias in aliases:
+            _set_alias(runs.store, first.dataset, alias, registered)
+    return champions
+
+
 class _Registered(NamedTuple):
     """A seed and its latest versions in the registry."""
 
     accuracy: float  # validation
     versions: dict[bool, str]  # of the classifier (False), of the explaining model (True)
 
-
-@raising_tracking_errors()
-def set_champions(logs: Iterable[SeedLog]) -> dict[str, str]:
-    """Point an alias at each row's best seed, and `champion` at that of the data set's best row.
-
-    The best seed has the highest validation accuracy, the best row the highest mean of it. Aliases
-    have the names of the rows, and stand in both registered models, the classifier and the one
-    that explains. Rows whose classifiers are not registered stay out.
-
-    A row without an explaining model has no alias there.
-
-    Returns:
-        The champion's row by data set.
-
-    Raises:
-        TrackingError: the store cannot be opened or written.
-    """
-    store = open_current()
-    seeds: dict[str, dict[str, list[_Registered]]] = defaultdict(lambda: defaultdict(list))
-    for log in logs:
-        run_id, dataset = _ensure_seed_run(store, log)[0].info.run_id, log.dataset
-        found = {
-            explains: find_versions(store, registered_name(dataset, explains), run_id)
-            for explains in (False, True)
-        }
-        if found[False]:
-            latest = {explains: versions[0] for explains, versions in found.items() if versions}
-            seeds[dataset][log.row].append(_Registered(log.selected_accuracy, latest))
-    champions: dict[str, str] = {}
-    for dataset, rows in seeds.items():
-        for row, of_row in rows.items():
-            _set_alias(store, dataset, row, of_row)
-        best = max(rows, key=lambda row: fmean(seed.accuracy for seed in rows[row]))
-        _set_alias(store, dataset, "champion", rows[best])
-        champions[dataset] = best
-    return champions
+    @classmethod
+    def of(cls, runs: RowRuns) -> "list[_Registered]":
+        """Those seeds of a row whose classifiers are registered, the best first."""
+        seeds = []
+        for log, run_id in zip(runs.logs, runs.seeds, strict=True):
+            found = {
+                explains: versions[0]
+                for explains in (False, True)
+                if (
+                    versions := find_versions(
+                        runs.store, registered_name(log.dataset, explains), run_id
+                    )
+                )
+            }
+            if False in found:
+                seeds.append(cls(log.selected_accuracy, found))
+        return sorted(seeds, key=lambda seed: seed.accuracy, reverse=True)
 
 
-def _set_alias(store: Store, dataset: str, alias: str, seeds: Sequence[_Registered]) -> None:
+def _set_alias(store: Store, dataset: str, alias: str, ranked: Sequence[_Registered]) -> None:
     """Point an alias at the best of these seeds, in both of the data set's registered models."""
     if re.fullmatch(r"latest|v\d+", alias):
         return  # a row's name that MLflow keeps for itself
-    ranked = sorted(seeds, key=lambda seed: seed.accuracy, reverse=True)
     for explains in (False, True):
         name = registered_name(dataset, explains)
         versions = [seed.versions[explains] for seed in ranked if explains in seed.versions]

@@ -347,7 +347,7 @@ def test_a_damaged_network_is_one_message(
 def test_a_row_that_was_never_reported_in_full_is_named(params: Params) -> None:
     row = params.experiments["own"]
     log = training(params, "own", 0)
-    tracking.log_row([log], {"test_accuracy": 0.5}, {}, {})
+    tracking.RowRuns.of([log]).log_result({"test_accuracy": 0.5}, {})
     only = Params(seeds=[0], experiments={"own": row})
     with pytest.raises(ResultsError, match=r"lacks 'validation_accuracy'; `protodl sync`"):
         tracked_rows(only)

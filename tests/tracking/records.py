@@ -85,10 +85,6 @@ def served() -> tracking.ServedModel:
     return tracking.ServedModel(Classifier(network), images, list("0123456789"))
 
 
-def no_model(_: SeedLog) -> None:
-    return None
-
-
 NOWHERE = "sqlite:////proc/nope/x.db"
 
 

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from protodl import tracking
 from protodl.tracking.served import registered_name
 from protodl.tracking.store import TrackingWarning
-from tests.tracking.records import NOWHERE, client, no_model, record, seed_log, served, train
+from tests.tracking.records import NOWHERE, client, record, seed_log, served, train
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -41,11 +41,11 @@ def test_a_store_that_cannot_be_opened_ends_no_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
     logs = [log.model_copy(update=ids), tracked]
-    (created,) = tracking.sync_seeds(logs, {}, no_model)
-    assert tracking.sync_seeds(logs, {}, no_model) == []
+    (created,) = tracking.RowRuns.of(logs).created
+    assert tracking.RowRuns.of(logs).created == []
     assert client().get_run(created).info.run_name == "a seed 1"
     assert client().get_run(created).data.tags["mlflow.parentRunId"] == tracked.parent_run_id
-    tracking.log_row(logs, {"test_accuracy": 0.5}, {}, {})
+    tracking.RowRuns.of(logs).log_result({"test_accuracy": 0.5}, {})
     (result,) = tracking.read_results(["a"])["a"]
     assert result.run_id == tracked.parent_run_id
     assert (project / "mlflow.db").is_file()
@@ -59,7 +59,7 @@ def test_trouble_with_the_store_has_one_name(
         database.execute("DROP TABLE tags")
     database.close()
     with pytest.raises(tracking.TrackingError, match=r"mlflow.db cannot be used: .*tags"):
-        tracking.sync_seeds([log], {}, no_model)  # it was open already
+        tracking.RowRuns.of([log])  # it was open already
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
     with pytest.raises(tracking.TrackingError, match="check MLFLOW_TRACKING_URI"):
         tracking.read_results(["a"])

@@ -14,7 +14,6 @@ from tests.tracking.records import (
     all_runs,
     client,
     data_inputs,
-    no_model,
     record,
     seed_log,
     served,
@@ -60,15 +59,14 @@ def test_an_emptied_store_is_refilled_as_it_was(
     metrics: dict[str, int | float] = {"test_accuracy": 0.875}
     logs = [train(seed_log(row, seed)) for row, seed in (("a", 0), ("a", 1), ("b", 0))]
     for log in logs:
-        tracking.log_evaluation(log, evaluation(log, metrics))
+        tracking.log_evaluations([log], [evaluation(log, metrics)])
     live = [contents(log.run_id) for log in logs]
     parents = [contents(log.parent_run_id) for log in logs]
-    assert tracking.sync_seeds(logs, {("a", 0): metrics}, no_model) == []
+    assert refill(logs, metrics) == []
 
     shutil.copy(migrated_database, project / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'other.db'}")
-    evaluations = {(log.row, log.seed): metrics for log in logs}
-    created = tracking.sync_seeds(logs, evaluations, no_model)
+    created = refill(logs, metrics)
     times = {"test_accuracy"}  # evaluated when it was recorded
     assert [_without_times(contents(run), times) for run in created] == [
         _without_times(run, times) for run in live
@@ -80,9 +78,19 @@ def test_an_emptied_store_is_refilled_as_it_was(
         (log.start_ms, log.end_ms) for log in logs
     ]
     before = [contents(run.info.run_id) for run in all_runs()]
-    assert tracking.sync_seeds(logs, evaluations, no_model) == []
+    assert refill(logs, metrics) == []
     assert [contents(run.info.run_id) for run in all_runs()] == before
     assert len(before) == 5
+
+
+def refill(logs: list[SeedLog], metrics: dict[str, int | float]) -> list[str]:
+    """Record rows `a` and `b`; gives the seeds' runs that were missing."""
+    created = []
+    for own in (logs[:2], logs[2:]):
+        runs = tracking.RowRuns.of(own)
+        runs.log_evaluations([evaluation(log, metrics) for log in own])
+        created += runs.created
+    return created
 
 
 def _without_times(run: dict[str, Any], names: set[str]) -> dict[str, Any]:
@@ -94,7 +102,7 @@ def _without_times(run: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def test_a_row_trained_further_after_a_refill_keeps_its_parent() -> None:
-    (run_id,) = tracking.sync_seeds([seed_log(seed=0)], {}, no_model)
+    (run_id,) = tracking.RowRuns.of([seed_log(seed=0)]).created
     parent = client().get_run(run_id).data.tags["mlflow.parentRunId"]
     assert train(seed_log(seed=1)).parent_run_id == parent
 
@@ -102,17 +110,19 @@ def test_a_row_trained_further_after_a_refill_keeps_its_parent() -> None:
 def test_sync_adds_lost_epochs_and_a_missing_model_once() -> None:
     with tracking.start_seed(seed_log()) as tracker:
         tracker.log_epoch(record(1))
-    asked: list[str] = []
+    asked: list[bool] = []
 
-    def load(log: SeedLog) -> tracking.ServedModel:
-        asked.append(log.row)
-        return served()
+    def load(_: SeedLog, explains: bool) -> tracking.ServedModel | None:
+        asked.append(explains)
+        return None if explains else served()
 
     for _ in range(2):
-        assert tracking.sync_seeds([seed_log()], {}, load) == []
+        runs = tracking.RowRuns.of([seed_log()])
+        runs.add_models(load)
+        assert runs.created == []
     steps = [m.step for m in client().get_metric_history(tracker.run_id, "learning_rate")]
     assert steps == [1, 2, 3]
-    assert asked == ["a"]
+    assert asked == [False, True, True]
     assert len(client().search_model_versions("name = 'protodl-mnist'")) == 1
 
 
@@ -120,9 +130,8 @@ def test_evaluation_is_written_without_stretching_the_run() -> None:
     log = train(seed_log())
     before = client().get_run(log.run_id).info
     time.sleep(0.01)
-    tracking.log_evaluation(log, evaluation(log, {"test_accuracy": 0.9}))
-    for _ in range(2):  # evaluated anew: the latest counts
-        tracking.log_evaluation(log, evaluation(log, {"test_accuracy": 0.8}))
+    for accuracy in (0.9, 0.8, 0.8):  # evaluated anew: the latest counts
+        tracking.log_evaluations([log], [evaluation(log, {"test_accuracy": accuracy})])
     after = client().get_run(log.run_id)
     assert (after.info.status, after.info.end_time) == ("FINISHED", before.end_time)
     assert after.data.metrics["test_accuracy"] == 0.8
@@ -137,16 +146,18 @@ def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:
     old = train(seed_log(parameters=PARAMETERS | {"epochs": 9}, fingerprint="old"))
     logs = [train(seed_log("a", 0)), train(seed_log("a", 1))]
     mean = {"test_accuracy": 0.1 + 0.2, "purity25": 1 / 3}
-    tracking.log_row([old], {"test_accuracy": 0.4}, {"test_accuracy": 0.0}, {"num_seeds": 1})
-    tracking.log_row(logs, mean, {"test_accuracy": 1e-17}, {"num_seeds": 2})
-    tracking.log_pictures(logs, [picture])
+    tracking.RowRuns.of([old]).log_result({"test_accuracy": 0.4, "num_seeds": 1}, {})
+    runs = tracking.RowRuns.of(logs)
+    runs.log_result({**mean, "test_accuracy_std": 1e-17, "num_seeds": 2}, {"seeds": "0 1"})
+    runs.log_pictures([picture])
     results = tracking.read_results(["a"])
     assert list(results) == ["a"]
     latest, earlier = results["a"]
     assert (latest.run_id, earlier.run_id) == (logs[0].parent_run_id, old.parent_run_id)
     assert latest.metrics == {**mean, "test_accuracy_std": 1e-17, "num_seeds": 2}
     assert latest.parameters["epochs"] == "3"
-    assert earlier.metrics == {"test_accuracy": 0.4, "test_accuracy_std": 0.0, "num_seeds": 1}
+    assert earlier.metrics == {"test_accuracy": 0.4, "num_seeds": 1}
+    assert latest.tags["seeds"] == "0 1"
     artifacts = client().list_artifacts(latest.run_id, "pictures")
     assert [f.path for f in artifacts] == ["pictures/weights.png"]
     with pytest.raises(LookupError, match="no result of row 'b'"):
@@ -155,15 +166,17 @@ def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:
 
 def test_the_champion_has_the_best_validation_mean_of_its_data_set() -> None:
     fashion = {"parameters": PARAMETERS | {"dataset": "fashion-mnist"}}
-    logs = [
-        seed_log("steady", 0, 0.80),
-        seed_log("steady", 1, 0.81),
-        seed_log("lucky", 0, 0.90),
-        seed_log("lucky", 1, 0.50),
-        seed_log("clothes", 0, 0.10, **fashion),
+    rows = [
+        tracking.RowRuns.of(logs)
+        for logs in (
+            [seed_log("steady", 0, 0.80), seed_log("steady", 1, 0.81)],
+            [seed_log("lucky", 0, 0.90), seed_log("lucky", 1, 0.50)],
+            [seed_log("clothes", 0, 0.10, **fashion)],
+        )
     ]
-    tracking.sync_seeds(logs, {}, lambda _: served())
-    assert tracking.set_champions(logs) == {"mnist": "steady", "fashion-mnist": "clothes"}
+    for row in rows:
+        row.add_models(lambda _, explains: None if explains else served())
+    assert tracking.set_champions(rows) == {"mnist": "steady", "fashion-mnist": "clothes"}
     version = client().get_model_version_by_alias("protodl-mnist", "champion")
     assert (version.tags["row"], version.tags["seed"]) == ("steady", "1")
-    assert tracking.set_champions(logs[2:4]) == {"mnist": "lucky"}
+    assert tracking.set_champions(rows[1:2]) == {"mnist": "lucky"}
