@@ -12,7 +12,8 @@ from benchmarks.published_time import best_of
 from protodl.core.config import Experiment
 from protodl.core.machine import Runtime
 from protodl.data.datasets import DATASETS, Split, load_split, split_validation
-from protodl.training.trainer import Hooks, Trainer, build_network
+from protodl.training.prototypes import build_network
+from protodl.training.trainer import Hooks, Trainer
 
 ROWS = ("mnist-small-deconv", "mnist-small-upconv")
 SEEDS = (0, 1, 2)

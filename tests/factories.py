@@ -21,7 +21,8 @@ from protodl.evaluation.examiner import summarise
 from protodl.network.cases import measure_case_base, save_case_base
 from protodl.network.checkpoint import save_network
 from protodl.report.results_page import PICTURES
-from protodl.training.trainer import Trainer, build_network, fit
+from protodl.training.prototypes import build_network
+from protodl.training.trainer import Trainer, fit
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {

@@ -13,13 +13,7 @@ from protodl.core.machine import prepare_machine
 from protodl.core.training_log import Metrics, SeedEvaluation, SeedLog
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.evaluation.accuracy import confusion_matrix, evaluate
-from protodl.evaluation.quality import (
-    Judgement,
-    PrototypeQuality,
-    measure_explanations,
-    measure_judgement,
-    measure_quality,
-)
+from protodl.evaluation.quality import measure_explanations, measure_judgement, measure_quality
 from protodl.network.cases import CaseBase
 from protodl.network.judge import Judge, load_judge
 from protodl.network.network import PrototypeNetwork
@@ -30,8 +24,7 @@ class Measured(NamedTuple):
 
     metrics: dict[str, float]
     confusion: list[list[int]]  # (K, K) of the test images; empty without them
-    quality: PrototypeQuality
-    judgement: Judgement
+    prototypes: dict[str, list[float]]  # facts of each of the P prototypes
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ class Examiner:
         judgement = measure_judgement(network, self.judge, case_base, self.train, self.validation)
         metrics |= quality.as_metrics() | judgement.as_metrics()
         metrics |= measure_explanations(network, self.validation)
-        return Measured(metrics, confusion, quality, judgement)
+        return Measured(metrics, confusion, quality.of_each() | judgement.of_each())
 
     def validation_accuracy(self, network: PrototypeNetwork) -> float:
         """Accuracy of the network as it is now: after its prototypes were projected."""
@@ -87,7 +80,7 @@ class Examiner:
         before: PrototypeNetwork | None,
     ) -> SeedEvaluation:
         """Everything measured of one seed; `before`: the network before its projection."""
-        metrics, confusion, quality, judgement = self.measure(network, case_base)
+        metrics, confusion, prototypes = self.measure(network, case_base)
         unprojected: dict[str, float] = {}
         if before is not None:
             moved = not torch.equal(before.prototypes, network.prototypes)
@@ -102,7 +95,7 @@ class Examiner:
             metrics=metrics,
             unprojected=unprojected,
             confusion=confusion,
-            prototypes=quality.of_each() | judgement.of_each(),
+            prototypes=prototypes,
         )
 
 

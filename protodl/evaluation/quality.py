@@ -28,7 +28,7 @@ DUPLICATE_RATIO = 0.1
 
 @dataclass(frozen=True)
 class PrototypeQuality:
-    """Quality of each prototype of one network; the shares over all of them are properties."""
+    """Quality of each prototype of one network."""
 
     classes: Tensor  # (P,) the class each prototype stands for
     dominance: Tensor  # (P,) gap of its head weight to the next class
@@ -37,26 +37,6 @@ class PrototypeQuality:
     purity: Tensor  # (P,) share of the nearest training cases that have its class
     manifold_ratio: Tensor  # (P,) distance to the nearest training case over the usual one
     distances: Tensor  # (P, P) between prototypes
-
-    @property
-    def decode_agreement(self) -> float:
-        """Share of prototypes whose decoded picture the network puts into the prototype's class."""
-        return float((self.decoded_classes == self.classes).double().mean())
-
-    @property
-    def cycle_identity(self) -> float:
-        """Share of prototypes whose decoded picture, encoded again, is nearest to themselves."""
-        return float((self.returned == torch.arange(len(self.returned))).double().mean())
-
-    @property
-    def mean_purity(self) -> float:
-        """Purity, averaged over prototypes."""
-        return float(self.purity.double().mean())
-
-    @property
-    def coverage(self) -> int:
-        """Number of classes that have at least one prototype."""
-        return len(self.classes.unique())
 
     @property
     def between(self) -> Tensor:
@@ -76,15 +56,15 @@ class PrototypeQuality:
         return int((mutual & close).sum()) // 2
 
     def as_metrics(self) -> dict[str, float]:
-        """The figures that stand beside accuracy."""
+        """The figures that stand beside accuracy; `coverage`: classes that have a prototype."""
         several = len(self.classes) > 1
         return {
-            "decode_agreement": self.decode_agreement,
-            "cycle_identity": self.cycle_identity,
-            "purity25": self.mean_purity,
-            "manifold_ratio": float(self.manifold_ratio.double().mean()),
-            "coverage": self.coverage,
-            "dominance": float(self.dominance.double().mean()),
+            "decode_agreement": _mean(self.decoded_classes == self.classes),
+            "cycle_identity": _mean(self.returned == torch.arange(len(self.returned))),
+            "purity25": _mean(self.purity),
+            "manifold_ratio": _mean(self.manifold_ratio),
+            "coverage": len(self.classes.unique()),
+            "dominance": _mean(self.dominance),
             "min_prototype_distance": float(self.between.min()) if several else 0.0,
             "mean_prototype_distance": float(self.between.mean()) if several else 0.0,
             "duplicates": self.duplicates if several else 0,
@@ -100,6 +80,11 @@ class PrototypeQuality:
             "purity25": _rounded(self.purity),
             "manifold_ratio": _rounded(self.manifold_ratio),
         }
+
+
+def _mean(values: Tensor) -> float:
+    """The mean of numbers, or the share of what holds."""
+    return float(values.double().mean())
 
 
 def _rounded(values: Tensor) -> list[float]:
@@ -145,7 +130,7 @@ def measure_explanations(network: PrototypeNetwork, validation: Split) -> dict[s
     labels = validation.labels.to(device)
     kept = {f"keep_{k}_accuracy": keep_accuracy(parts, start, labels, k) for k in KEPT}
     return {
-        "reconstruction_agreement": float(same.double().mean()),
+        "reconstruction_agreement": _mean(same),
         **kept,
         "faithfulness_gap": float((parts.sum(dim=2) + start - logits).abs().max()),
     }
@@ -173,9 +158,9 @@ class Judgement:
         """
         case = (self.case_labels == self.classes) & (self.case_verdicts == self.classes)
         return {
-            "independent_agreement": float((self.decoded == self.classes).double().mean()),
-            "case_agreement": float(case.double().mean()),
-            "independent_reconstruction_agreement": float(self.same.double().mean()),
+            "independent_agreement": _mean(self.decoded == self.classes),
+            "case_agreement": _mean(case),
+            "independent_reconstruction_agreement": _mean(self.same),
         }
 
     def of_each(self) -> dict[str, list[float]]:
@@ -232,7 +217,7 @@ def keep_accuracy(contributed: Tensor, start: Tensor, labels: Tensor, kept: int)
     largest = own.abs().topk(min(kept, own.shape[1])).indices  # (N, kept)
     index = largest[:, None, :].expand(-1, contributed.shape[1], -1)
     logits = contributed.gather(2, index).sum(dim=2) + start
-    return float((logits.argmax(dim=1) == labels).double().mean())
+    return _mean(logits.argmax(dim=1) == labels)
 
 
 def manifold_ratio(prototypes: Tensor, codes: Tensor, cases: int) -> Tensor:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from protodl import tracking
 from protodl.core.config import Params, load_params
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 UNPROJECTED = "unprojected_"  # begins the names of metrics from before the projection
 ENVIRONMENT_TAG = "environment."
+NETWORK = ("architecture", "decoder", "num_prototypes")  # parameters that stand in the table
+T = TypeVar("T")
 
 
 class Synced(NamedTuple):
@@ -202,42 +204,29 @@ def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:
     metrics, tags, parameters = recorded.metrics, recorded.tags, recorded.parameters
     try:
         mean = select(metrics)
-        return ResultRow(
-            row=row,
-            dataset=parameters["dataset"],
-            architecture=parameters["model.architecture"],
-            decoder=parameters["model.decoder"],
-            num_prototypes=int(parameters["model.num_prototypes"]),
-            num_seeds=int(metrics["num_seeds"]),
-            seeds=_numbers(tags["seeds"]),
-            selected_epochs=_numbers(tags["selected_epochs"]),
-            mean=mean,
-            std=select(metrics, "_std"),
-            min={
-                each: int(metrics[f"{each}_min"]) for each in mean if MEASURES[each].of_worst_seed
-            },
-            published_accuracy=metrics.get("published_accuracy"),
-            difference=metrics.get("difference"),
-            unprojected={
-                name.removeprefix(UNPROJECTED): value
-                for name, value in metrics.items()
-                if name.startswith(UNPROJECTED)
-            },
-            num_epochs=int(metrics["num_epochs"]),
-            run_id=tags["trained_run_id"],  # the same in a refilled store
-            data_source="full" if tags["data_source"] == "full" else "sample",
-            environment=_environment(tags),
-        )
+        worst = [name for name in mean if MEASURES[name].of_worst_seed]
+        facts = {
+            "row": row,
+            "dataset": parameters["dataset"],
+            **{name: parameters[f"model.{name}"] for name in NETWORK},
+            **{name: metrics[name] for name in ("num_seeds", "num_epochs")},
+            **{name: metrics.get(name) for name in ("published_accuracy", "difference")},
+            **{name: tags[name].split() for name in ("seeds", "selected_epochs")},
+            "mean": mean,
+            "std": select(metrics, "_std"),
+            "min": {name: metrics[f"{name}_min"] for name in worst},
+            "unprojected": _starting(UNPROJECTED, metrics),
+            "run_id": tags["trained_run_id"],  # the same in a refilled store
+            "data_source": tags["data_source"],
+            "environment": _starting(ENVIRONMENT_TAG, dict(sorted(tags.items()))),
+        }
     except KeyError as error:
         raise ResultsError(
             f"MLflow's run {recorded.run_id} of row {row!r} lacks {error}; `protodl sync` adds it"
         ) from error
+    return ResultRow.model_validate(facts)  # also of numbers that are texts there
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split())
-
-
-def _environment(tags: Mapping[str, str]) -> dict[str, str]:
-    facts = {name: value for name, value in tags.items() if name.startswith(ENVIRONMENT_TAG)}
-    return {name.removeprefix(ENVIRONMENT_TAG): value for name, value in sorted(facts.items())}
+def _starting(prefix: str, values: Mapping[str, T]) -> dict[str, T]:
+    """The values whose names start like this, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}

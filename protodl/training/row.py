@@ -17,7 +17,8 @@ from protodl.core.machine import Runtime, environment_facts, prepare_machine
 from protodl.core.sources import ROOT
 from protodl.core.training_log import SeedFacts, SeedLog
 from protodl.data.datasets import Split, load_split, split_validation
-from protodl.training.trainer import FitResult, Hooks, Trainer, build_network, fit
+from protodl.training.prototypes import build_network
+from protodl.training.trainer import FitResult, Hooks, Trainer, fit
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from torch import Tensor
 from protodl.core.config import Experiment
 from protodl.core.errors import ProtodlError
 from protodl.core.files import FORMAT, read_tensors, write_tensors
-from protodl.core.machine import Runtime, seeded
+from protodl.core.machine import Runtime
 from protodl.core.training_log import EpochRecord
 from protodl.data.augment import augmented
-from protodl.data.datasets import DATASETS, Split, batches, to_unit_interval
+from protodl.data.datasets import Split
 from protodl.evaluation.accuracy import evaluate
 from protodl.network.losses import (
     TERMS,
@@ -33,6 +33,7 @@ from protodl.network.losses import (
 )
 from protodl.network.network import PrototypeNetwork
 from protodl.training.optimizers import build_optimizers, learning_rate, set_learning_rate
+from protodl.training.prototypes import project
 from protodl.training.step_graph import StepGraph
 
 
@@ -65,26 +66,6 @@ class Hooks:
 
     on_step: Callable[[int], None] = lambda num_images: None
     on_epoch: Callable[[EpochRecord, PrototypeNetwork], None] = lambda record, network: None
-
-
-def build_network(experiment: Experiment, train: Split, seed: int) -> PrototypeNetwork:
-    """A fresh network for an experiment; the same seed gives the same weights."""
-    info = DATASETS[experiment.dataset]
-    with seeded(seed):
-        network = PrototypeNetwork(experiment.model, info.channels, info.size, info.num_classes)
-    if experiment.model.prototype_init == "data":
-        cases = choose_cases(train.labels, experiment.model.num_prototypes, seed)
-        network.set_prototypes(to_unit_interval(train.images[cases]))
-    return network
-
-
-def choose_cases(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Indices (count,) of training cases drawn by `seed`, the classes taken in turn."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)
-    of_class = [order[labels[order] == k] for k in labels.unique()]
-    picks = [divmod(position, len(of_class)) for position in range(count)]
-    return torch.stack([of_class[k][turn % len(of_class[k])] for turn, k in picks])
 
 
 @dataclass
@@ -309,12 +290,3 @@ def fit(
     unprojected = copy.deepcopy(network)
     project(network, trainer.train)
     return FitResult(network, trainer.history, unprojected)
-
-
-@torch.inference_mode()
-def project(network: PrototypeNetwork, train: Split) -> Tensor:
-    """Move prototypes as `model.project` says; returns the cases (P,) that they moved towards."""
-    device = network.prototypes.device
-    codes = torch.cat([network.encode(images) for images, _ in batches(train, device)])
-    partly = network.config.project == "partly"
-    return network.project_prototypes(codes, train.labels.to(device), partly)

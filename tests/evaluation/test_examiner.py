@@ -13,7 +13,7 @@ from protodl.evaluation.examiner import Examiner, Measured
 from protodl.network.cases import measure_case_base
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
-from protodl.training.trainer import build_network
+from protodl.training.prototypes import build_network
 from tests.factories import training, write_params
 
 ROOT = Path(__file__).parents[2]

@@ -120,8 +120,8 @@ def test_measured_on_a_network_whose_prototypes_are_its_cases() -> None:
     network.set_prototypes(cases / 255)
     quality = measure_quality(network, measure_case_base(network, train, train))
     assert quality.classes.tolist() == list(range(10))
-    assert quality.mean_purity == 1.0
-    assert quality.coverage == 10
+    metrics = quality.as_metrics()
+    assert (metrics["purity25"], metrics["coverage"]) == (1.0, 10)
     decoded = network(network.decode_prototypes()).logits.argmax(1)
     assert quality.decoded_classes.tolist() == decoded.tolist()
 

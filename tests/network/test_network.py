@@ -24,7 +24,8 @@ from protodl.network.layers import (
 )
 from protodl.network.losses import LossInputs, training_terms
 from protodl.network.network import Classifier, PrototypeNetwork
-from protodl.training.trainer import Trainer, build_network, fit
+from protodl.training.prototypes import build_network
+from protodl.training.trainer import Trainer, fit
 
 PARITY: dict[str, Any] = json.loads((Path(__file__).parent / "parity.json").read_text())
 # The two shapes whose numbers are not published with the others are built and run as well.

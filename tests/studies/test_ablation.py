@@ -29,7 +29,8 @@ from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
 from protodl.report.figures.page import to_array
 from protodl.report.tables import NONE
-from protodl.training.trainer import Trainer, build_network, fit
+from protodl.training.prototypes import build_network
+from protodl.training.trainer import Trainer, fit
 from studies.ablation import picture, report
 from studies.ablation.measure import measure
 from tests.factories import run_main, training

@@ -12,8 +12,9 @@ from protodl.core.config import (
 )
 from protodl.core.machine import Runtime, prepare_machine
 from protodl.data.datasets import Split
+from protodl.training.prototypes import build_network
 from protodl.training.step_graph import EAGER_STEPS, StepGraph
-from protodl.training.trainer import Hooks, Trainer, build_network
+from protodl.training.trainer import Hooks, Trainer
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 

@@ -20,17 +20,9 @@ from protodl.evaluation.accuracy import evaluate
 from protodl.network.checkpoint import load_network, save_network
 from protodl.network.losses import TERMS, Term
 from protodl.network.network import PrototypeNetwork
+from protodl.training.prototypes import build_network, choose_cases, project
 from protodl.training.row import fingerprint
-from protodl.training.trainer import (
-    FitResult,
-    Hooks,
-    Trainer,
-    TrainingError,
-    build_network,
-    choose_cases,
-    fit,
-    project,
-)
+from protodl.training.trainer import FitResult, Hooks, Trainer, TrainingError, fit
 
 CPU = Runtime(torch.device("cpu"), torch.float32, torch.channels_last, 1)
 EXPERIMENT = Experiment(
