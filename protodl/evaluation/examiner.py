@@ -13,8 +13,14 @@ from protodl.core.machine import prepare_machine
 from protodl.core.training_log import Metrics, SeedEvaluation, SeedLog
 from protodl.data.datasets import Split, load_split, split_validation
 from protodl.evaluation.accuracy import confusion_matrix, evaluate
-from protodl.evaluation.quality import measure_explanations, measure_judgement, measure_quality
+from protodl.evaluation.quality import (
+    judged_alike,
+    measure_explanations,
+    prototype_facts,
+    prototype_metrics,
+)
 from protodl.network.cases import CaseBase
+from protodl.network.head import exact_distances
 from protodl.network.judge import Judge, load_judge
 from protodl.network.network import PrototypeNetwork
 
@@ -54,11 +60,16 @@ class Examiner:
         """Accuracy on test and validation images, and the quality of the explanations."""
         metrics, confusion = self._test(network)
         metrics["validation_accuracy"] = self.validation_accuracy(network)
-        quality = measure_quality(network, case_base)
-        judgement = measure_judgement(network, self.judge, case_base, self.train, self.validation)
-        metrics |= quality.as_metrics() | judgement.as_metrics()
+        facts = prototype_facts(network, self.judge, case_base, self.train)
+        between = exact_distances(network.prototypes, network.prototypes).detach().cpu()
+        metrics |= prototype_metrics(facts, between)
+        alike = judged_alike(network, self.judge, self.validation)
+        metrics["independent_reconstruction_agreement"] = alike
         metrics |= measure_explanations(network, self.validation)
-        return Measured(metrics, confusion, quality.of_each() | judgement.of_each())
+        rounded = {
+            name: [round(value, 6) for value in values.tolist()] for name, values in facts.items()
+        }
+        return Measured(metrics, confusion, rounded)
 
     def validation_accuracy(self, network: PrototypeNetwork) -> float:
         """Accuracy of the network as it is now: after its prototypes were projected."""

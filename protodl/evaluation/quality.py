@@ -3,7 +3,7 @@
 Shapes: N images, C channels, H x W pixels, P prototypes, D code size, K classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -26,88 +26,95 @@ DENSITY_CASES = 1000  # training codes whose nearest neighbours give the usual d
 DUPLICATE_RATIO = 0.1
 
 
-@dataclass(frozen=True)
-class PrototypeQuality:
-    """Quality of each prototype of one network."""
+@torch.inference_mode()
+def prototype_facts(
+    network: PrototypeNetwork, judge: Judge, case_base: CaseBase, train: Split
+) -> dict[str, Tensor]:
+    """What is known of each prototype, (P,) on the CPU, by its name in the evaluation.
 
-    classes: Tensor  # (P,) the class each prototype stands for
-    dominance: Tensor  # (P,) gap of its head weight to the next class
-    decoded_classes: Tensor  # (P,) what the network says of the decoded prototype
-    returned: Tensor  # (P,) the prototype nearest to the decoded prototype, encoded again
-    purity: Tensor  # (P,) share of the nearest training cases that have its class
-    manifold_ratio: Tensor  # (P,) distance to the nearest training case over the usual one
-    distances: Tensor  # (P, P) between prototypes
-
-    @property
-    def between(self) -> Tensor:
-        """Distances of all pairs of prototypes, each pair once."""
-        count = len(self.distances)
-        rows, columns = torch.triu_indices(count, count, offset=1)
-        return self.distances[rows, columns]
-
-    @property
-    def duplicates(self) -> int:
-        """Pairs of one class, nearest to each other, closer than a tenth of the mean distance."""
-        apart = self.distances.clone().fill_diagonal_(torch.inf)
-        nearest = apart.argmin(dim=1)
-        own = torch.arange(len(nearest))
-        mutual = (nearest[nearest] == own) & (self.classes[nearest] == self.classes)
-        close = apart.amin(dim=1) < DUPLICATE_RATIO * self.between.mean()
-        return int((mutual & close).sum()) // 2
-
-    def as_metrics(self) -> dict[str, float]:
-        """The figures that stand beside accuracy; `coverage`: classes that have a prototype."""
-        several = len(self.classes) > 1
-        return {
-            "decode_agreement": _mean(self.decoded_classes == self.classes),
-            "cycle_identity": _mean(self.returned == torch.arange(len(self.returned))),
-            "purity25": _mean(self.purity),
-            "manifold_ratio": _mean(self.manifold_ratio),
-            "coverage": len(self.classes.unique()),
-            "dominance": _mean(self.dominance),
-            "min_prototype_distance": float(self.between.min()) if several else 0.0,
-            "mean_prototype_distance": float(self.between.mean()) if several else 0.0,
-            "duplicates": self.duplicates if several else 0,
-        }
-
-    def of_each(self) -> dict[str, list[float]]:
-        """The facts of each prototype, as plain numbers."""
-        return {
-            "class": self.classes.tolist(),
-            "dominance": _rounded(self.dominance),
-            "decoded_class": self.decoded_classes.tolist(),
-            "returned": self.returned.tolist(),
-            "purity25": _rounded(self.purity),
-            "manifold_ratio": _rounded(self.manifold_ratio),
-        }
+    Args:
+        network: on any device.
+        judge: of the same data set, on the CPU.
+        case_base: the network's, of the same training cases.
+        train: the cases.
+    """
+    prototypes, weight = network.prototypes, network.head.weight
+    pictures = network.decode_prototypes()
+    decoded = network(pictures, decode=False)
+    classes = prototype_classes(weight)
+    codes, labels = case_base.codes.to(weight.device), case_base.labels.to(weight.device)
+    cases = nearest_cases(prototypes.cpu(), case_base.codes, 1)[0][:, 0]
+    facts = {
+        "class": classes,  # that it stands for
+        "dominance": class_dominance(weight),
+        "decoded_class": decoded.logits.argmax(dim=1),  # what the network says of its picture
+        # The prototype nearest to its picture, encoded again.
+        "returned": exact_distances(decoded.codes, prototypes).argmin(dim=1),
+        "purity25": purity(prototypes, classes, codes, labels, PURITY_NEIGHBOURS),
+        "manifold_ratio": manifold_ratio(prototypes, codes, DENSITY_CASES),
+        "judged_class": judge.verdicts(pictures.cpu()),  # what the judge says of its picture
+        "case": cases,  # index of the nearest training case, over all classes
+        "case_label": train.labels[cases],
+        "case_judged_class": judge.verdicts(to_unit_interval(train.images[cases])),
+    }
+    return {name: values.cpu() for name, values in facts.items()}
 
 
-def _mean(values: Tensor) -> float:
-    """The mean of numbers, or the share of what holds."""
-    return float(values.double().mean())
+def prototype_metrics(facts: Mapping[str, Tensor], distances: Tensor) -> dict[str, float]:
+    """What `prototype_facts` and the distances (P, P) between prototypes say of all together.
+
+    `case_agreement`: share of prototypes whose nearest training case, the one shown as the real
+    example, has the prototype's class as its label and in the judge's verdict.
+    """
+    classes = facts["class"]
+    case = (facts["case_label"] == classes) & (facts["case_judged_class"] == classes)
+    count = len(classes)
+    rows, columns = torch.triu_indices(count, count, offset=1)
+    between = distances[rows, columns] if count > 1 else torch.zeros(1)  # each pair once
+    return {
+        "decode_agreement": _mean(facts["decoded_class"] == classes),
+        "cycle_identity": _mean(facts["returned"] == torch.arange(count)),
+        "purity25": _mean(facts["purity25"]),
+        "manifold_ratio": _mean(facts["manifold_ratio"]),
+        "coverage": len(classes.unique()),  # classes that have a prototype
+        "dominance": _mean(facts["dominance"]),
+        "min_prototype_distance": float(between.min()),
+        "mean_prototype_distance": float(between.mean()),
+        "duplicates": duplicates(classes, distances),
+        "independent_agreement": _mean(facts["judged_class"] == classes),
+        "case_agreement": _mean(case),
+    }
 
 
-def _rounded(values: Tensor) -> list[float]:
-    return [round(value, 6) for value in values.tolist()]
+def duplicates(classes: Tensor, distances: Tensor) -> int:
+    """Pairs of one class, nearest to each other, closer than a tenth of the mean distance.
+
+    Args:
+        classes: (P,) of the prototypes.
+        distances: (P, P) between them.
+    """
+    count = len(classes)
+    if count == 1:
+        return 0
+    rows, columns = torch.triu_indices(count, count, offset=1)
+    apart = distances.clone().fill_diagonal_(torch.inf)
+    nearest = apart.argmin(dim=1)
+    mutual = (nearest[nearest] == torch.arange(count)) & (classes[nearest] == classes)
+    close = apart.amin(dim=1) < DUPLICATE_RATIO * distances[rows, columns].mean()
+    return int((mutual & close).sum()) // 2
 
 
 @torch.inference_mode()
-def measure_quality(network: PrototypeNetwork, case_base: CaseBase) -> PrototypeQuality:
-    """Measure a network's prototypes against the training cases it was trained on."""
-    device = network.prototypes.device
-    prototypes, weight = network.prototypes, network.head.weight
-    classes = prototype_classes(weight)
-    decoded = network(network.decode_prototypes(), decode=False)
-    codes, labels = case_base.codes.to(device), case_base.labels.to(device)
-    return PrototypeQuality(
-        classes=classes.cpu(),
-        dominance=class_dominance(weight).cpu(),
-        decoded_classes=decoded.logits.argmax(dim=1).cpu(),
-        returned=exact_distances(decoded.codes, prototypes).argmin(dim=1).cpu(),
-        purity=purity(prototypes, classes, codes, labels, PURITY_NEIGHBOURS).cpu(),
-        manifold_ratio=manifold_ratio(prototypes, codes, DENSITY_CASES).cpu(),
-        distances=exact_distances(prototypes, prototypes).cpu(),
-    )
+def judged_alike(network: PrototypeNetwork, judge: Judge, validation: Split) -> float:
+    """Share of images that the judge puts into the class of their reconstruction.
+
+    It is what decoded pictures can be expected to reach.
+    """
+    same = []
+    for images, _ in batches(validation, network.prototypes.device):
+        again = network.decode(network.encode(images))
+        same.append(judge.verdicts(images.cpu()) == judge.verdicts(again.cpu()))
+    return _mean(torch.cat(same))
 
 
 @torch.inference_mode()
@@ -134,72 +141,6 @@ def measure_explanations(network: PrototypeNetwork, validation: Split) -> dict[s
         **kept,
         "faithfulness_gap": float((parts.sum(dim=2) + start - logits).abs().max()),
     }
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the judge, who knows neither prototypes nor reconstructions, says of pictures."""
-
-    classes: Tensor  # (P,) the class each prototype stands for
-    decoded: Tensor  # (P,) its verdict on the decoded prototype
-    cases: Tensor  # (P,) index of the nearest training case, over all classes
-    case_labels: Tensor  # (P,) the label of that case
-    case_verdicts: Tensor  # (P,) its verdict on that case
-    same: Tensor  # (M,) whether a validation image and its reconstruction get the same verdict
-
-    def as_metrics(self) -> dict[str, float]:
-        """The figures that stand beside accuracy.
-
-        `independent_agreement`: share of prototypes whose decoded picture the judge puts into the
-        prototype's class. `case_agreement`: share whose nearest training case, the one shown as the
-        real example, has that class as its label and in the judge's verdict.
-        `independent_reconstruction_agreement`: share of validation images whose reconstruction gets
-        the verdict of the image: what decoded pictures can be expected to reach.
-        """
-        case = (self.case_labels == self.classes) & (self.case_verdicts == self.classes)
-        return {
-            "independent_agreement": _mean(self.decoded == self.classes),
-            "case_agreement": _mean(case),
-            "independent_reconstruction_agreement": _mean(self.same),
-        }
-
-    def of_each(self) -> dict[str, list[float]]:
-        """The facts of each prototype, as plain numbers."""
-        return {
-            "judged_class": self.decoded.tolist(),
-            "case": self.cases.tolist(),
-            "case_label": self.case_labels.tolist(),
-            "case_judged_class": self.case_verdicts.tolist(),
-        }
-
-
-@torch.inference_mode()
-def measure_judgement(
-    network: PrototypeNetwork, judge: Judge, case_base: CaseBase, train: Split, validation: Split
-) -> Judgement:
-    """Let the judge see decoded prototypes, their nearest training cases, and reconstructions.
-
-    Args:
-        network: on any device.
-        judge: of the same data set, on the CPU.
-        case_base: the network's, of the same training cases.
-        train: the cases.
-        validation: images (M, C, H, W) that nobody was trained on.
-    """
-    device = network.prototypes.device
-    cases = nearest_cases(network.prototypes.cpu(), case_base.codes, 1)[0][:, 0]
-    same = []
-    for images, _ in batches(validation, device):
-        again = network.decode(network.encode(images))
-        same.append(judge.verdicts(images.cpu()) == judge.verdicts(again.cpu()))
-    return Judgement(
-        classes=prototype_classes(network.head.weight).cpu(),
-        decoded=judge.verdicts(network.decode_prototypes().cpu()),
-        cases=cases,
-        case_labels=train.labels[cases],
-        case_verdicts=judge.verdicts(to_unit_interval(train.images[cases])),
-        same=torch.cat(same),
-    )
 
 
 def keep_accuracy(contributed: Tensor, start: Tensor, labels: Tensor, kept: int) -> float:
@@ -244,3 +185,8 @@ def purity(
     """
     nearest = nearest_cases(prototypes, codes, neighbours)[0]  # (P, neighbours)
     return (labels[nearest] == classes[:, None]).double().mean(dim=1)
+
+
+def _mean(values: Tensor) -> float:
+    """The mean of numbers, or the share of what holds."""
+    return float(values.double().mean())

@@ -1,20 +1,18 @@
 """Prototype quality on hand-made cases with known answers."""
 
-import dataclasses
-
 import pytest
 import torch
 
 from protodl.core.config import ModelConfig
 from protodl.data.datasets import Split
 from protodl.evaluation.quality import (
-    Judgement,
-    PrototypeQuality,
+    duplicates,
+    judged_alike,
     keep_accuracy,
     manifold_ratio,
     measure_explanations,
-    measure_judgement,
-    measure_quality,
+    prototype_facts,
+    prototype_metrics,
     purity,
 )
 from protodl.network.cases import measure_case_base
@@ -41,19 +39,26 @@ def test_purity_counts_the_nearest_cases_of_the_own_class() -> None:
     assert purity(prototypes, classes, codes, labels, 25).tolist() == [0.5, 0.5]
 
 
+FACTS = {
+    "class": torch.tensor([0, 0, 2, 2]),
+    "dominance": torch.tensor([1.0, 2.0, 3.0, 4.0]),
+    "decoded_class": torch.tensor([0, 1, 2, 2]),
+    "returned": torch.tensor([0, 0, 2, 3]),
+    "purity25": torch.tensor([1.0, 0.5, 0.5, 1.0]),
+    "manifold_ratio": torch.tensor([0.5, 1.0, 1.0, 1.5]),
+    "judged_class": torch.tensor([0, 0, 2, 9]),
+    "case": torch.tensor([7, 8, 9, 10]),
+    # A case agrees where its label and the verdict are the prototype's class.
+    "case_label": torch.tensor([0, 0, 5, 2]),
+    "case_judged_class": torch.tensor([0, 5, 2, 2]),
+}
+DISTANCES = torch.tensor(
+    [[0.0, 0.1, 6.0, 6.0], [0.1, 0.0, 6.0, 6.0], [6.0, 6.0, 0.0, 5.9], [6.0, 6.0, 5.9, 0.0]]
+)
+
+
 def test_shares_over_prototypes() -> None:
-    quality = PrototypeQuality(
-        classes=torch.tensor([0, 0, 2, 2]),
-        dominance=torch.tensor([1.0, 2.0, 3.0, 4.0]),
-        decoded_classes=torch.tensor([0, 1, 2, 2]),
-        returned=torch.tensor([0, 0, 2, 3]),
-        purity=torch.tensor([1.0, 0.5, 0.5, 1.0]),
-        manifold_ratio=torch.tensor([0.5, 1.0, 1.0, 1.5]),
-        distances=torch.tensor(
-            [[0.0, 0.1, 6.0, 6.0], [0.1, 0.0, 6.0, 6.0], [6.0, 6.0, 0.0, 5.9], [6.0, 6.0, 5.9, 0.0]]
-        ),
-    )
-    assert quality.as_metrics() == pytest.approx(
+    assert prototype_metrics(FACTS, DISTANCES) == pytest.approx(
         {
             "decode_agreement": 0.75,
             "cycle_identity": 0.75,
@@ -64,17 +69,18 @@ def test_shares_over_prototypes() -> None:
             "min_prototype_distance": 0.1,
             "mean_prototype_distance": 5.0,
             "duplicates": 1,
+            "independent_agreement": 0.75,
+            "case_agreement": 0.5,
         }
     )
-    strangers = dataclasses.replace(quality, classes=torch.tensor([0, 1, 2, 2]))
-    assert strangers.duplicates == 0  # close, but of different classes
+    # Close, but of different classes.
+    assert duplicates(torch.tensor([0, 1, 2, 2]), DISTANCES) == 0
 
 
 def test_a_single_prototype_has_no_distance_to_others() -> None:
-    one = torch.zeros(1)
-    quality = PrototypeQuality(one.long(), one, one.long(), one.long(), one, one, torch.zeros(1, 1))
-    assert quality.as_metrics()["mean_prototype_distance"] == 0
-    assert quality.as_metrics()["duplicates"] == 0
+    one = {name: values[:1] for name, values in FACTS.items()}
+    metrics = prototype_metrics(one, torch.zeros(1, 1))
+    assert (metrics["mean_prototype_distance"], metrics["duplicates"]) == (0, 0)
 
 
 def test_manifold_ratio_compares_with_the_usual_distance_between_cases() -> None:
@@ -118,12 +124,12 @@ def test_measured_on_a_network_whose_prototypes_are_its_cases() -> None:
     cases = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8, generator=generator)
     train = Split(cases.repeat_interleave(25, dim=0), torch.arange(10).repeat_interleave(25))
     network.set_prototypes(cases / 255)
-    quality = measure_quality(network, measure_case_base(network, train, train))
-    assert quality.classes.tolist() == list(range(10))
-    metrics = quality.as_metrics()
-    assert (metrics["purity25"], metrics["coverage"]) == (1.0, 10)
+    case_base = measure_case_base(network, train, train)
+    facts = prototype_facts(network, Judge("mnist").eval(), case_base, train)
+    assert facts["class"].tolist() == list(range(10))
+    assert facts["purity25"].tolist() == [1.0] * 10
     decoded = network(network.decode_prototypes()).logits.argmax(1)
-    assert quality.decoded_classes.tolist() == decoded.tolist()
+    assert facts["decoded_class"].tolist() == decoded.tolist()
 
 
 def test_contributions_and_baseline_sum_to_the_logits() -> None:
@@ -136,24 +142,6 @@ def test_contributions_and_baseline_sum_to_the_logits() -> None:
         start = baseline(mean, network.head.weight, network.head.bias)
     assert parts.shape == (6, 10, 15)
     torch.testing.assert_close(parts.sum(dim=2) + start, output.logits)
-
-
-def test_a_case_agrees_where_its_label_and_the_verdict_are_the_prototypes_class() -> None:
-    judgement = Judgement(
-        classes=torch.tensor([0, 1, 2, 3]),
-        decoded=torch.tensor([0, 1, 2, 9]),
-        cases=torch.tensor([7, 8, 9, 10]),
-        case_labels=torch.tensor([0, 1, 5, 3]),
-        case_verdicts=torch.tensor([0, 5, 2, 3]),
-        same=torch.tensor([True, True, False, True, False]),
-    )
-    assert judgement.as_metrics() == pytest.approx(
-        {
-            "independent_agreement": 0.75,
-            "case_agreement": 0.5,
-            "independent_reconstruction_agreement": 0.6,
-        }
-    )
 
 
 class BrightnessJudge(Judge):
@@ -178,12 +166,13 @@ def test_the_judge_sees_decoded_prototypes_their_cases_and_reconstructions() -> 
 
     judge = BrightnessJudge("mnist").eval()
     case_base = measure_case_base(network, train, validation)
-    found = measure_judgement(network, judge, case_base, train, validation)
+    found = prototype_facts(network, judge, case_base, train)
 
-    assert found.cases.tolist() == chosen.tolist()
-    assert found.case_labels.tolist() == list(range(10))
-    assert found.as_metrics()["case_agreement"] == 0.6
+    assert found["case"].tolist() == chosen.tolist()
+    assert found["case_label"].tolist() == list(range(10))
+    assert prototype_metrics(found, torch.ones(10, 10))["case_agreement"] == 0.6
     decoded = network.decode_prototypes()
-    assert found.decoded.tolist() == judge(decoded).argmax(1).tolist()
+    assert found["judged_class"].tolist() == judge(decoded).argmax(1).tolist()
     again = judge(network(images[:20] / 255).reconstructions).argmax(1)
-    assert found.same.tolist() == (judge(images[:20] / 255).argmax(1) == again).tolist()
+    same = (judge(images[:20] / 255).argmax(1) == again).double().mean()
+    assert judged_alike(network, judge, validation) == same
