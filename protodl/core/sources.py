@@ -64,21 +64,17 @@ def with_sources(pipeline: str, root: Path = ROOT) -> str:
 
     Other dependencies (data, models) and all other lines stay as they are.
     """
-    lines, script = [], ""
-    block: list[str] | None = None  # the entries of the `deps:` that is being read
-    for line in [*pipeline.splitlines(keepends=True), ""]:
-        if block is not None and re.match(r" +- ", line):
-            block.append(line)
-            continue
-        if block is not None:
-            lines += _deps(block, script, root)
-            block = None
-        if command := re.search(r"python -m ((?:stages|studies)\.[\w.]+)", line):
-            script = command[1].replace(".", "/") + ".py"
-        if line.strip() == "deps:":
-            block = []
-        lines.append(line)
-    return "".join(lines)
+    script = ""
+
+    def mended(found: re.Match[str]) -> str:
+        nonlocal script
+        if found["module"]:
+            script = found["module"].replace(".", "/") + ".py"
+            return found[0]
+        return "".join(_deps(found[0].splitlines(keepends=True), script, root))
+
+    command = r"python -m (?P<module>(?:stages|studies)\.[\w.]+)"
+    return re.sub(rf"{command}|(?<= deps:\n)(?: +- .*\n)+", mended, pipeline)
 
 
 def _deps(block: list[str], script: str, root: Path) -> list[str]:

@@ -44,11 +44,7 @@ class Measure:
         return format(SCALE[self.unit] * value, form or self.form)
 
 
-def _registry(*measures: Measure) -> dict[str, Measure]:
-    return {measure.name: measure for measure in measures}
-
-
-MEASURES = _registry(  # by name, in the order of results.json
+_ALL = (  # in the order of results.json
     Measure(
         "test_accuracy",
         "test accuracy",
@@ -158,6 +154,9 @@ MEASURES = _registry(  # by name, in the order of results.json
         form=".2f",
     ),
 )
+
+
+MEASURES = {measure.name: measure for measure in _ALL}
 
 
 def measures(*places: Place) -> list[Measure]:

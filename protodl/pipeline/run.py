@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from protodl.core.config import Params, load_params
@@ -55,14 +55,8 @@ def run_pipeline(
     todo = _rows_in(changed, experiments, row_stages)
     trained = _rows_in(changed, experiments, row_stages[:1])
     print(describe_expectation(root, params, trained, todo, len(experiments), workers), flush=True)
-    datasets = dict.fromkeys(experiment.dataset for experiment in experiments.values())
-    data = [f"{stage}@{dataset}" for stage in DATA_STAGES for dataset in datasets]
-    first = [stage for stage in ("check", *data) if stage in changed]
-    if first:
-        reproduce(root, first)
-    if first and first != ["check"]:
-        # Other data may mean other rows.
-        todo = _rows_in(changed_stages(root), experiments, row_stages)
+    changed = _prepare_data(root, changed, [each.dataset for each in experiments.values()])
+    todo = _rows_in(changed, experiments, row_stages)
     failed = _run_rows(root, params, todo, workers, row_stages) if todo else []
     if failed:
         raise PipelineError(
@@ -72,6 +66,16 @@ def run_pipeline(
     reproduce(root, [f"{stage}@{row}" for row in rows for stage in row_stages])
     if rows:
         print("the table of all rows follows with `make repro`, or `protodl run` without a row")
+
+
+def _prepare_data(root: Path, changed: set[str], datasets: Iterable[str]) -> set[str]:
+    """Run what comes before the rows; returns which stages have changed then."""
+    data = [f"{stage}@{name}" for stage in DATA_STAGES for name in dict.fromkeys(datasets)]
+    first = [stage for stage in ("check", *data) if stage in changed]
+    if first:
+        reproduce(root, first)
+    # Other data may mean other rows.
+    return changed if first in ([], ["check"]) else changed_stages(root)
 
 
 def _rows_in(changed: set[str], rows: Iterable[str], stages: Sequence[str]) -> list[str]:
@@ -136,23 +140,6 @@ def read_logs(root: Path, row: str) -> list[SeedLog]:
     return logs
 
 
-@dataclass
-class _Reporter:
-    """Prints each row as it ends and remembers the failed ones."""
-
-    root: Path
-    rows: int
-    finished: int = 0
-    failed: list[str] = field(default_factory=list)
-
-    def __call__(self, job: Job, status: int) -> None:
-        self.finished += 1
-        if status:
-            self.failed.append(job.name)
-        outcome = f"failed (exit status {status})" if status else describe_row(self.root, job.name)
-        print(f"[{self.finished}/{self.rows}] {job.name}: {outcome}", flush=True)
-
-
 def describe_row(root: Path, row: str) -> str:
     """Accuracy, on the test split where that was measured, and seconds of training of a row."""
     mean = Means.read(root / ROWS / row / "metrics.json").mean
@@ -164,21 +151,26 @@ def describe_row(root: Path, row: str) -> str:
 def _run_rows(
     root: Path, params: Params, rows: Sequence[str], workers: int, stages: Sequence[str]
 ) -> list[str]:
-    """Run the stages of each row, the longest first; return the rows that failed."""
-
-    def seconds(row: str) -> float:
-        expected = expected_seconds(root, params, row)
-        return math.inf if expected is None else expected
-
+    """Run the stages of each row, the longest first, and report it; return those that failed."""
+    seconds = {row: expected_seconds(root, params, row) for row in rows}
     workers = min(workers, len(rows))
     workers = workers_in_memory(workers, params.data.source, free_memory())
-    order = sorted(rows, key=seconds, reverse=True) if workers > 1 else rows
+    longest_first = sorted(rows, key=lambda row: -(seconds[row] or math.inf))
+    order = longest_first if workers > 1 else rows
     repro = (*_dvc(), "repro", "--single-item")
     jobs = [Job(row, (*repro, *(f"{stage}@{row}" for stage in stages))) for row in order]
-    reporter = _Reporter(root, len(jobs))
+    failed: list[str] = []
+    number = count(1)
+
+    def ended(job: Job, status: int) -> None:
+        if status:
+            failed.append(job.name)
+        outcome = f"failed (exit status {status})" if status else describe_row(root, job.name)
+        print(f"[{next(number)}/{len(jobs)}] {job.name}: {outcome}", flush=True)
+
     environments = worker_environments(workers, params.training.device)
-    Workers(root, environments, prefix=workers > 1).run(jobs, reporter)
-    return reporter.failed
+    Workers(root, environments, prefix=workers > 1).run(jobs, ended)
+    return failed
 
 
 def workers_in_memory(workers: int, source: str, free_gib: float) -> int:
