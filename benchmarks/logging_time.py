@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measure import Bench, build_trainer
-from protodl import tracking
 from protodl.core.machine import environment_facts
 from protodl.core.training_log import SeedFacts
 from protodl.data.datasets import to_unit_interval
+from protodl.tracking.live import start_seed
+from protodl.tracking.progress import watch
 from protodl.training.trainer import Hooks
 
 SAMPLES = 10  # images that are shown with their reconstructions, as by the train stage
@@ -42,7 +43,7 @@ def logging_seconds(bench: Bench, row: str) -> float:
     experiment, clock = bench.params.experiment(row), Clock()
     trainer = build_trainer(experiment, bench.runtime)
     count, epochs = len(trainer.train), experiment.epochs
-    tracker = tracking.start_seed(
+    tracker = start_seed(
         SeedFacts(
             row=row,
             seed=0,
@@ -56,7 +57,7 @@ def logging_seconds(bench: Bench, row: str) -> float:
     )
     samples = to_unit_interval(trainer.train.images[:SAMPLES])
     every = bench.params.training.pictures_every
-    with tracker, tracking.watch(tracker, row, samples, every, epochs, count) as shown:
+    with tracker, watch(tracker, row, samples, every, epochs, count) as shown:
         hooks = Hooks(clock.timed(shown.on_step), clock.timed(shown.on_epoch))
         for _ in range(epochs):
             hooks.on_epoch(trainer.run_epoch(hooks), trainer.kept_network)

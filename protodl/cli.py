@@ -129,7 +129,8 @@ def _fill_mlflow() -> None:
 
 def _demo(_options: argparse.Namespace) -> None:
     from protodl.pipeline.demo import EXPERIMENT, FOLDER, run_demo
-    from protodl.tracking import link, tracking_uri
+    from protodl.tracking.experiment_page import link
+    from protodl.tracking.store import tracking_uri
 
     table = run_demo(project_root())
     print(f"\n{table}\n\nThe report, for a browser: {FOLDER}/report/index.html")
@@ -167,7 +168,8 @@ def _explain(options: argparse.Namespace) -> None:
 
 def _ui(options: argparse.Namespace) -> None:
     from protodl.pipeline.demo import EXPERIMENT
-    from protodl.tracking import experiment_name, serve_ui
+    from protodl.tracking.experiment_page import serve_ui
+    from protodl.tracking.store import experiment_name
 
     if experiment_name() != EXPERIMENT:  # the demo's runs are not those of these files
         _fill_mlflow()

@@ -10,6 +10,7 @@ from protodl.evaluation.examiner import Examiner, summarise
 from protodl.explanation.gallery import choose_gallery, save_gallery
 from protodl.network.cases import measure_case_base, save_case_base
 from protodl.network.checkpoint import load_network
+from protodl.tracking.sync import log_evaluations
 
 
 def evaluate_seed(options: argparse.Namespace, log: SeedLog, examiner: Examiner) -> SeedEvaluation:
@@ -27,8 +28,6 @@ def evaluate_seed(options: argparse.Namespace, log: SeedLog, examiner: Examiner)
 
 def evaluate_row(options: argparse.Namespace) -> None:
     """Evaluate every seed of a row and show the figures in its MLflow run."""
-    from protodl import tracking  # late: it only observes
-
     params = load_params(options.params)
     train, test = (options.data / f"{name}.pt" for name in ("train", "test"))
     examiner = Examiner.load(params, options.row, train, options.judge, test)
@@ -39,7 +38,7 @@ def evaluate_row(options: argparse.Namespace) -> None:
     save_gallery(choose_gallery(first, examiner.test), options.references / "gallery.pt")
     summary = summarise(evaluations)
     summary.write(options.metrics)
-    tracking.log_evaluations(logs, evaluations)
+    log_evaluations(logs, evaluations)
     print(
         f"{options.row}: test accuracy {summary.mean['test_accuracy']:.4f}, "
         f"decode agreement {summary.mean['decode_agreement']:.2f}, "

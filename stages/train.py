@@ -14,6 +14,10 @@ from protodl.core.training_log import SeedLog
 from protodl.data.datasets import DATASETS, to_unit_interval
 from protodl.network.checkpoint import save_network
 from protodl.network.network import Classifier
+from protodl.tracking.live import start_seed
+from protodl.tracking.progress import watch
+from protodl.tracking.served import ServedModel
+from protodl.tracking.store import dvc_facts
 from protodl.training.row import Row, seed_log, write_curves
 
 SCRIPT = "stages/train.py"
@@ -22,21 +26,19 @@ NUM_SAMPLES = 10  # validation images whose reconstructions are shown while trai
 
 def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
     """Train one seed into its folder of the checkpoint store, tracked in MLflow."""
-    from protodl import tracking  # late: it only observes
-
     start_ms = time.time_ns() // 1_000_000
-    facts = row.facts(seed, tracking.dvc_facts())
+    facts = row.facts(seed, dvc_facts())
     title, samples = f"{row.name} seed {seed}", row.validation.images[:NUM_SAMPLES]
     shown, every = to_unit_interval(samples), row.settings.pictures_every
-    with tracking.start_seed(facts) as tracker:
+    with start_seed(facts) as tracker:
         epochs, images = row.experiment.epochs, len(row.train)
-        with tracking.watch(tracker, title, shown, every, epochs, images) as hooks:
+        with watch(tracker, title, shown, every, epochs, images) as hooks:
             result = row.fit(seed, store / "training.pt", hooks)
         save_network(result.network, store / "network.pt")
         if result.unprojected is not None:
             save_network(result.unprojected, store / "unprojected.pt")
         class_names = DATASETS[row.experiment.dataset].class_names
-        served = tracking.ServedModel(Classifier(result.network), shown[:2].numpy(), class_names)
+        served = ServedModel(Classifier(result.network), shown[:2].numpy(), class_names)
         tracker.log_model(served, result.selected.epoch, result.selected.validation["accuracy"])
         log = seed_log(facts, result, start_ms, tracker.ids)
         log.write(store / "log.json")  # last: its presence means finished

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from protodl import tracking
 from protodl.core.config import Params, load_params
 from protodl.core.training_log import ResultsError, SeedLog
 from protodl.evaluation.measures import MEASURES, select
@@ -19,13 +18,16 @@ from protodl.report.results import (
     result_row,
 )
 from protodl.report.tables import results_table
+from protodl.tracking.experiment_page import describe_experiment
+from protodl.tracking.served import ServedModel
+from protodl.tracking.store import dvc_facts
+from protodl.tracking.sync import RowResult, RowRuns, read_results, set_champions
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from protodl.network.network import PrototypeNetwork
-    from protodl.tracking import RowResult, ServedModel
 
 UNPROJECTED = "unprojected_"  # begins the names of metrics from before the projection
 ENVIRONMENT_TAG = "environment."
@@ -58,7 +60,7 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     files, left_out = _read(params, rows)
     if not files:
         return Synced([], left_out)
-    recorded = [tracking.RowRuns.of(row.logs) for row in files.values()]
+    recorded = [RowRuns.of(row.logs) for row in files.values()]
     results = [result_row(name, params, row) for name, row in files.items()]
     for runs, result, row in zip(recorded, results, files.values(), strict=True):
         runs.add_models(partial(load_model, models))
@@ -66,9 +68,9 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
         runs.log_result(*_facts(result, row))
         runs.describe(model_card(result, row, params))
         runs.log_pictures(sorted((rows / result.row / "pictures").glob("*.png")))
-    if not tracking.dvc_facts():
-        tracking.set_champions(recorded)
-        tracking.describe_experiment(results_table(results))
+    if not dvc_facts():
+        set_champions(recorded)
+        describe_experiment(results_table(results))
     return Synced([run_id for runs in recorded for run_id in runs.created], left_out)
 
 
@@ -104,7 +106,7 @@ def _read(params: Params, folder: Path) -> tuple[dict[str, RowFiles], list[str]]
     return files, left_out
 
 
-def load_model(models: Path, log: SeedLog, explains: bool = False) -> "ServedModel | None":
+def load_model(models: Path, log: SeedLog, explains: bool = False) -> ServedModel | None:
     """The classifier of a seed, or the model that explains.
 
     Returns:
@@ -127,11 +129,11 @@ def load_model(models: Path, log: SeedLog, explains: bool = False) -> "ServedMod
     network = load_network(path)
     class_names = DATASETS[log.dataset].class_names
     if not explains:
-        return tracking.ServedModel(Classifier(network), _example(network), class_names)
+        return ServedModel(Classifier(network), _example(network), class_names)
     case_base = load_case_base(compared)
     reasons = explainer_facts(network, case_base, class_names)
     explainer = Explainer(network, case_base)
-    return tracking.ServedModel(explainer, _example(network), class_names, reasons)
+    return ServedModel(explainer, _example(network), class_names, reasons)
 
 
 def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":
@@ -173,7 +175,7 @@ def tracked_rows(params: Params) -> list[ResultRow]:
         protodl.tracking.TrackingError: the store cannot be opened or read.
     """
     try:
-        recorded = tracking.read_results(params.experiments)
+        recorded = read_results(params.experiments)
     except LookupError as error:
         raise ResultsError(error.args[0]) from error
     return [
@@ -181,7 +183,7 @@ def tracked_rows(params: Params) -> list[ResultRow]:
     ]
 
 
-def _latest_match(row: str, recorded: "Sequence[RowResult]", params: Params) -> "RowResult":
+def _latest_match(row: str, recorded: Sequence[RowResult], params: Params) -> RowResult:
     """The first of these results, the latest coming first, that is one of params.yaml."""
     problems = [next(_differences(result, params, row), None) for result in recorded]
     if None not in problems:
@@ -192,7 +194,7 @@ def _latest_match(row: str, recorded: "Sequence[RowResult]", params: Params) -> 
     return recorded[problems.index(None)]
 
 
-def _differences(recorded: "RowResult", params: Params, row: str) -> Iterator[str]:
+def _differences(recorded: RowResult, params: Params, row: str) -> Iterator[str]:
     """What shows that a result is not one of params.yaml."""
     yield from differing_parameters(recorded.parameters, params.experiment(row))
     source = recorded.tags.get("data_source", params.data.source)
@@ -200,7 +202,7 @@ def _differences(recorded: "RowResult", params: Params, row: str) -> Iterator[st
         yield f"it was trained on the {source} data, data.source is {params.data.source!r}"
 
 
-def _recorded_row(row: str, recorded: "RowResult") -> ResultRow:
+def _recorded_row(row: str, recorded: RowResult) -> ResultRow:
     metrics, tags, parameters = recorded.metrics, recorded.tags, recorded.parameters
     try:
         mean = select(metrics)

@@ -25,12 +25,12 @@ from benchmarks.processes import fresh_training, total_rate
 from benchmarks.published_time import time_to_published
 from benchmarks.same_results import comparison
 from benchmarks.training_speed import OFF, published_work, top_operators
-from protodl import tracking
 from protodl.core.config import AugmentConfig, Experiment, LossConfig, ModelConfig
 from protodl.core.machine import Runtime
 from protodl.data.augment import deform, displacement
 from protodl.network.losses import LossInputs, training_terms, weighted
 from protodl.network.network import PrototypeNetwork
+from protodl.tracking.store import tracking_uri
 from tests import factories
 
 ROOT = Path(__file__).parents[2]
@@ -215,7 +215,7 @@ def test_only_the_time_in_hooks_counts_as_logging(
     start = time.perf_counter()
     seconds = logging_seconds(bench, "a")
     assert 0 < 2 * seconds < time.perf_counter() - start
-    store = MlflowClient(tracking.tracking_uri())
+    store = MlflowClient(tracking_uri())
     experiment = store.get_experiment_by_name("protodl")
     assert experiment is not None
     (seed,) = store.search_runs([experiment.experiment_id], "tags.kind = 'seed'")

@@ -14,7 +14,6 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from protodl import tracking
 from protodl.cli import main
 from protodl.core.config import ModelConfig, Params
 from protodl.core.files import CheckpointError
@@ -26,7 +25,10 @@ from protodl.pipeline.demo import EXPERIMENT
 from protodl.report.figures import reasons
 from protodl.report.results import ResultRow, read_rows
 from protodl.report.tables import results_table
+from protodl.tracking.live import start_seed
 from protodl.tracking.project import sync_project, tracked_rows
+from protodl.tracking.store import tracking_uri
+from protodl.tracking.sync import RowRuns
 from stages import report
 from tests.factories import training, write_params, write_row, write_rows
 
@@ -63,7 +65,7 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 def train(log: SeedLog) -> SeedLog:
     """Record a training live; gives the log with the ids of its runs."""
-    with tracking.start_seed(log) as tracker:
+    with start_seed(log) as tracker:
         for epoch in log.history:
             tracker.log_epoch(epoch)
     ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
@@ -84,7 +86,7 @@ def outputs(root: Path) -> dict[str, bytes]:
 
 
 def client() -> MlflowClient:
-    return MlflowClient(tracking.tracking_uri())
+    return MlflowClient(tracking_uri())
 
 
 def num_runs(name: str = "protodl") -> int:
@@ -347,7 +349,7 @@ def test_a_damaged_network_is_one_message(
 def test_a_row_that_was_never_reported_in_full_is_named(params: Params) -> None:
     row = params.experiments["own"]
     log = training(params, "own", 0)
-    tracking.RowRuns.of([log]).log_result({"test_accuracy": 0.5}, {})
+    RowRuns.of([log]).log_result({"test_accuracy": 0.5}, {})
     only = Params(seeds=[0], experiments={"own": row})
     with pytest.raises(ResultsError, match=r"lacks 'validation_accuracy'; `protodl sync`"):
         tracked_rows(only)

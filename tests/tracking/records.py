@@ -7,10 +7,12 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Run
 
-from protodl import tracking
 from protodl.core.config import ModelConfig
 from protodl.core.training_log import EpochRecord, SeedLog
 from protodl.network.network import Classifier, PrototypeNetwork
+from protodl.tracking.live import start_seed
+from protodl.tracking.served import ServedModel
+from protodl.tracking.store import experiment_name, tracking_uri
 
 PARAMETERS = {"dataset": "mnist", "epochs": 3, "optimizer": {"lr": 4e-3, "schedule": "one_cycle"}}
 
@@ -57,7 +59,7 @@ def seed_log(row: str = "a", seed: int = 0, accuracy: float = 0.5, **changes: An
 
 def train(log: SeedLog) -> SeedLog:
     """Record a whole training live; gives the log as the training stage would write it."""
-    with tracking.start_seed(log) as tracker:
+    with start_seed(log) as tracker:
         for epoch in log.history:
             tracker.log_epoch(epoch)
     ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
@@ -65,11 +67,11 @@ def train(log: SeedLog) -> SeedLog:
 
 
 def client() -> MlflowClient:
-    return MlflowClient(tracking.tracking_uri())
+    return MlflowClient(tracking_uri())
 
 
 def all_runs() -> list[Run]:
-    experiment = client().get_experiment_by_name(tracking.experiment_name())
+    experiment = client().get_experiment_by_name(experiment_name())
     return list(client().search_runs([experiment.experiment_id])) if experiment else []
 
 
@@ -78,11 +80,11 @@ def data_inputs(run: Run) -> list[DatasetInput]:
     return list(run.inputs.dataset_inputs)
 
 
-def served() -> tracking.ServedModel:
+def served() -> ServedModel:
     """A real network, untrained."""
     network = PrototypeNetwork(ModelConfig(num_prototypes=4), channels=1, image_size=28)
     images = np.linspace(0, 1, 2 * 28 * 28, dtype=np.float32).reshape(2, 1, 28, 28)
-    return tracking.ServedModel(Classifier(network), images, list("0123456789"))
+    return ServedModel(Classifier(network), images, list("0123456789"))
 
 
 NOWHERE = "sqlite:////proc/nope/x.db"

@@ -9,14 +9,15 @@ import urllib.request
 
 import pytest
 
-from protodl import tracking
+from protodl.tracking.experiment_page import describe_experiment, link, serve_ui
+from protodl.tracking.store import TrackingError
 from tests.tracking.records import client, first_line, seed_log, train
 
 pytestmark = pytest.mark.usefixtures("project")
 
 
 def test_the_experiment_s_page_is_prepared() -> None:
-    tracking.describe_experiment("| row |\n|---|\n" + "| a |\n" * 2000)
+    describe_experiment("| row |\n|---|\n" + "| a |\n" * 2000)
     experiment = client().get_experiment_by_name("protodl")
     assert experiment is not None
     description = experiment.tags["mlflow.note.content"]
@@ -24,7 +25,7 @@ def test_the_experiment_s_page_is_prepared() -> None:
     assert description.endswith("| a |\n\n(…)")
     view = json.loads(experiment.tags["mlflow.sharedViewState.results"])
     assert "metrics.`test_accuracy`" in view["selectedColumns"]
-    assert tracking.link("http://127.0.0.1:5000/") == (
+    assert link("http://127.0.0.1:5000/") == (
         f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs"
         "?workflowType=machine_learning&viewStateShareKey=results"
     )
@@ -35,8 +36,8 @@ def test_a_taken_port_is_named() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(tracking.TrackingError, match=f"port {port} is taken"):
-            tracking.serve_ui(port)
+        with pytest.raises(TrackingError, match=f"port {port} is taken"):
+            serve_ui(port)
 
 
 def test_the_server_shows_the_store_and_records_for_others(
@@ -46,17 +47,17 @@ def test_the_server_shows_the_store_and_records_for_others(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = f"from protodl import tracking; tracking.serve_ui({port})"
+    code = f"from protodl.tracking.experiment_page import serve_ui; serve_ui({port})"
     server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
-        assert first_line(server) == tracking.link(f"http://127.0.0.1:{port}")
+        assert first_line(server) == link(f"http://127.0.0.1:{port}")
         _wait_for(f"http://127.0.0.1:{port}/health", server)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         assert client().get_run(log.run_id).info.run_name == "a seed 0"
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from-afar")
         remote = train(seed_log("b"))
         assert client().get_run(remote.run_id).data.metrics["train/accuracy"] == 0.5
-        tracking.serve_ui(port)  # the store is a server already: prints its link and returns
+        serve_ui(port)  # the store is a server already: prints its link and returns
         assert f"http://127.0.0.1:{port}/#/experiments/" in capfd.readouterr().out
     finally:
         server.terminate()

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from protodl import tracking
 from protodl.core.training_log import SeedFacts
-from protodl.tracking.live import Terminated
+from protodl.tracking.live import Terminated, start_seed
 from protodl.tracking.store import TrackingWarning
 from tests.tracking.records import (
     NOWHERE,
@@ -75,7 +74,7 @@ def test_pictures_have_steps_and_lie_in_the_project_whatever_the_folder(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    with tracking.start_seed(seed_log()) as tracker:
+    with start_seed(seed_log()) as tracker:
         for step, shape in ((1, (8, 9)), (2, (8, 9, 1)), (3, (8, 9, 3))):
             tracker.log_picture("prototypes", np.full(shape, 7, np.uint8), step)
     pictures = sorted(path.name for path in (project / "mlartifacts").rglob("*.png"))
@@ -87,14 +86,14 @@ def test_pictures_have_steps_and_lie_in_the_project_whatever_the_folder(
 
 def test_an_unfinished_run_is_taken_up_without_repeating_epochs() -> None:
     log = seed_log()
-    first = tracking.start_seed(log)
+    first = start_seed(log)
     first.log_epoch(log.history[0])
     with pytest.raises(ZeroDivisionError), first:
         1 / 0  # noqa: B018
     assert client().get_run(first.run_id).info.status == "FAILED"
     assert client().get_run(first.parent_run_id).info.status == "FAILED"
     again = log.history[0].model_copy(update={"timestamp_ms": 1_800_000_000_000})
-    with tracking.start_seed(log) as second:
+    with start_seed(log) as second:
         assert client().get_run(second.run_id).info.status == "RUNNING"
         for epoch in (again, *log.history[1:]):
             second.log_epoch(epoch)
@@ -104,16 +103,14 @@ def test_an_unfinished_run_is_taken_up_without_repeating_epochs() -> None:
         (r.epoch, r.timestamp_ms) for r in log.history
     ]
     assert client().get_run(second.run_id).info.status == "FINISHED"
-    assert (
-        tracking.start_seed(log).run_id != first.run_id
-    )  # finished: trained once more is another run
+    assert start_seed(log).run_id != first.run_id  # finished: trained once more is another run
 
 
 def test_what_a_cut_left_out_of_the_last_epoch_is_added_once(project: Path) -> None:
     picture = np.zeros((4, 4), np.uint8)
 
     def train(names: list[str], cut: bool) -> str:
-        with tracking.start_seed(seed_log()) as tracker:
+        with start_seed(seed_log()) as tracker:
             tracker.log_epoch(record(1))
             for name in names:
                 tracker.log_picture(name, picture, 1)
@@ -141,7 +138,7 @@ def test_termination_passes_a_tracker_without_a_store(monkeypatch: pytest.Monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
     try:
         with pytest.warns(TrackingWarning):
-            tracker = tracking.start_seed(seed_log())
+            tracker = start_seed(seed_log())
         with pytest.raises(Terminated), tracker:
             signal.raise_signal(signal.SIGTERM)
         assert received == [signal.SIGTERM]
@@ -154,7 +151,7 @@ def test_termination_reaches_the_handler_that_was_there() -> None:
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(Terminated), tracking.start_seed(seed_log()) as tracker:
+        with pytest.raises(Terminated), start_seed(seed_log()) as tracker:
             signal.raise_signal(signal.SIGTERM)
         assert received == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) is handler
@@ -168,9 +165,9 @@ ENDINGS = {"finish": "pass", "fail": "1 / 0", "term": "time.sleep(60)", "kill": 
 
 PROCESS = """
 import json, sys, time
-from protodl import tracking
+from protodl.tracking.live import start_seed
 from protodl.core.training_log import SeedFacts
-with tracking.start_seed(SeedFacts.model_validate_json(sys.argv[1])) as tracker:
+with start_seed(SeedFacts.model_validate_json(sys.argv[1])) as tracker:
     print(tracker.run_id, flush=True)
     exec(sys.argv[2])
 """
@@ -231,7 +228,7 @@ def test_an_interrupted_process_is_resumed_under_its_run_id(
 ) -> None:
     root, run_ids, _ = four_processes
     shutil.copytree(root, project, dirs_exist_ok=True)
-    with tracking.start_seed(seed_log(row)) as tracker:
+    with start_seed(seed_log(row)) as tracker:
         pass
     assert tracker.run_id == run_ids[row]
     assert client().get_run(tracker.run_id).info.status == "FINISHED"
@@ -239,6 +236,6 @@ def test_an_interrupted_process_is_resumed_under_its_run_id(
 
 def test_a_failure_to_record_is_a_warning(project: Path) -> None:
     (project / "mlartifacts").write_text("a file where the folder should be")
-    with tracking.start_seed(seed_log()) as tracker, pytest.warns(TrackingWarning, match="picture"):
+    with start_seed(seed_log()) as tracker, pytest.warns(TrackingWarning, match="picture"):
         tracker.log_picture("prototypes", np.zeros((4, 4), np.uint8), 1)
     assert client().get_run(tracker.run_id).info.status == "FINISHED"

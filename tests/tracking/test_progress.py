@@ -10,11 +10,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from protodl import tracking
 from protodl.core.config import ModelConfig
 from protodl.core.training_log import EpochRecord, SeedFacts
 from protodl.network.network import PrototypeNetwork
-from protodl.tracking.live import Tracker
+from protodl.tracking.live import Tracker, start_seed
+from protodl.tracking.progress import watch
+from protodl.tracking.store import tracking_uri
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -36,7 +37,7 @@ def record(epoch: int) -> EpochRecord:
 
 
 def start() -> Tracker:
-    return tracking.start_seed(
+    return start_seed(
         SeedFacts(
             row="a",
             seed=0,
@@ -58,7 +59,7 @@ def test_without_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[s
     samples = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     shown = network()
     begun = time.time() - psutil.Process().create_time()
-    with start() as tracker, tracking.watch(tracker, "a seed 0", samples, 3, 8, IMAGES) as hooks:
+    with start() as tracker, watch(tracker, "a seed 0", samples, 3, 8, IMAGES) as hooks:
         for epoch in range(1, 9):
             hooks.on_step(IMAGES)
             hooks.on_epoch(record(epoch), shown)
@@ -75,7 +76,7 @@ def test_without_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[s
         "1:15", "1:02", "0:50", "0:37", "0:25", "0:12", "0:00",
     ]  # fmt: skip
     assert errors == ""
-    client = MlflowClient(tracking.tracking_uri())
+    client = MlflowClient(tracking_uri())
     history = client.get_metric_history(tracker.run_id, "validation/accuracy")
     assert [metric.step for metric in history] == list(range(1, 9))
     names = [file.path for file in client.list_artifacts(tracker.run_id, "images")]
@@ -97,7 +98,7 @@ def test_what_was_trained_before_a_resume_is_not_speed(monkeypatch: pytest.Monke
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     samples = torch.zeros(1, 1, 28, 28)
-    with start() as tracker, tracking.watch(tracker, "a seed 0", samples, 99, 10, IMAGES) as hooks:
+    with start() as tracker, watch(tracker, "a seed 0", samples, 99, 10, IMAGES) as hooks:
         hooks.on_epoch(record(5), network())  # as a training begins that goes on after epoch 5
         for _ in range(5):
             time.sleep(0.12)  # longer than the display's own interval

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
-from protodl import tracking
+from protodl.tracking.live import start_seed
 from tests.tracking.records import client, record, seed_log, served
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -19,7 +19,7 @@ def test_the_model_answers_any_batch_from_another_folder_also_beside_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = served()
-    with tracking.start_seed(seed_log()) as tracker:
+    with start_seed(seed_log()) as tracker:
         tracker.log_epoch(record(1))
         tracker.log_model(model, step=1, validation_accuracy=0.75)
     (version,) = client().search_model_versions("name = 'protodl-mnist'")

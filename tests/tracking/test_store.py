@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from protodl import tracking
+from protodl.tracking.live import start_seed
 from protodl.tracking.served import registered_name
-from protodl.tracking.store import TrackingWarning
+from protodl.tracking.store import TrackingError, TrackingWarning
+from protodl.tracking.sync import RowRuns, read_results
 from tests.tracking.records import NOWHERE, client, record, seed_log, served, train
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("project")
 
 def test_importing_it_imports_neither_mlflow_nor_torch() -> None:
     heavy = "{'mlflow', 'torch', 'numpy', 'matplotlib'}"
-    code = f"import sys, protodl.tracking; print({heavy} & set(sys.modules))"
+    modules = ", ".join(f"protodl.tracking.{name}" for name in ("live", "progress", "sync"))
+    code = f"import sys, {modules}; print({heavy} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.strip() == "set()", answer.stderr
 
@@ -31,7 +33,7 @@ def test_a_store_that_cannot_be_opened_ends_no_training(
     tracked, log = train(seed_log(seed=0)), seed_log(seed=1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
     with pytest.warns(TrackingWarning, match=r"start of a seed 1: .*/proc/nope/x.db"):
-        tracker = tracking.start_seed(log)
+        tracker = start_seed(log)
     with tracker:  # and no warning more
         tracker.log_epoch(record(1))
         tracker.log_picture("prototypes", np.zeros((4, 4), np.uint8), 1)
@@ -41,12 +43,12 @@ def test_a_store_that_cannot_be_opened_ends_no_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
     logs = [log.model_copy(update=ids), tracked]
-    (created,) = tracking.RowRuns.of(logs).created
-    assert tracking.RowRuns.of(logs).created == []
+    (created,) = RowRuns.of(logs).created
+    assert RowRuns.of(logs).created == []
     assert client().get_run(created).info.run_name == "a seed 1"
     assert client().get_run(created).data.tags["mlflow.parentRunId"] == tracked.parent_run_id
-    tracking.RowRuns.of(logs).log_result({"test_accuracy": 0.5}, {})
-    (result,) = tracking.read_results(["a"])["a"]
+    RowRuns.of(logs).log_result({"test_accuracy": 0.5}, {})
+    (result,) = read_results(["a"])["a"]
     assert result.run_id == tracked.parent_run_id
     assert (project / "mlflow.db").is_file()
 
@@ -58,11 +60,11 @@ def test_trouble_with_the_store_has_one_name(
     with sqlite3.connect(project / "mlflow.db") as database:
         database.execute("DROP TABLE tags")
     database.close()
-    with pytest.raises(tracking.TrackingError, match=r"mlflow.db cannot be used: .*tags"):
-        tracking.RowRuns.of([log])  # it was open already
+    with pytest.raises(TrackingError, match=r"mlflow.db cannot be used: .*tags"):
+        RowRuns.of([log])  # it was open already
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
-    with pytest.raises(tracking.TrackingError, match="check MLFLOW_TRACKING_URI"):
-        tracking.read_results(["a"])
+    with pytest.raises(TrackingError, match="check MLFLOW_TRACKING_URI"):
+        read_results(["a"])
 
 
 def test_the_user_s_store_and_experiment_are_honoured(
@@ -73,7 +75,7 @@ def test_the_user_s_store_and_experiment_are_honoured(
     shutil.copy(migrated_database, folder / "runs.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'runs.db'}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "protodl-demo")
-    with tracking.start_seed(seed_log()) as tracker:
+    with start_seed(seed_log()) as tracker:
         tracker.log_picture("prototypes", np.zeros((4, 4), np.uint8), 1)
     experiment = MlflowClient(f"sqlite:///{folder / 'runs.db'}").get_experiment_by_name(
         "protodl-demo"

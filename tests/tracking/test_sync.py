@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from protodl import tracking
 from protodl.core.training_log import SeedEvaluation, SeedLog
+from protodl.tracking.live import start_seed
+from protodl.tracking.served import ServedModel
+from protodl.tracking.sync import RowRuns, log_evaluations, read_results, set_champions
 from tests.tracking.records import (
     PARAMETERS,
     all_runs,
@@ -59,7 +61,7 @@ def test_an_emptied_store_is_refilled_as_it_was(
     metrics: dict[str, int | float] = {"test_accuracy": 0.875}
     logs = [train(seed_log(row, seed)) for row, seed in (("a", 0), ("a", 1), ("b", 0))]
     for log in logs:
-        tracking.log_evaluations([log], [evaluation(log, metrics)])
+        log_evaluations([log], [evaluation(log, metrics)])
     live = [contents(log.run_id) for log in logs]
     parents = [contents(log.parent_run_id) for log in logs]
     assert refill(logs, metrics) == []
@@ -87,7 +89,7 @@ def refill(logs: list[SeedLog], metrics: dict[str, int | float]) -> list[str]:
     """Record rows `a` and `b`; gives the seeds' runs that were missing."""
     created = []
     for own in (logs[:2], logs[2:]):
-        runs = tracking.RowRuns.of(own)
+        runs = RowRuns.of(own)
         runs.log_evaluations([evaluation(log, metrics) for log in own])
         created += runs.created
     return created
@@ -102,22 +104,22 @@ def _without_times(run: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def test_a_row_trained_further_after_a_refill_keeps_its_parent() -> None:
-    (run_id,) = tracking.RowRuns.of([seed_log(seed=0)]).created
+    (run_id,) = RowRuns.of([seed_log(seed=0)]).created
     parent = client().get_run(run_id).data.tags["mlflow.parentRunId"]
     assert train(seed_log(seed=1)).parent_run_id == parent
 
 
 def test_sync_adds_lost_epochs_and_a_missing_model_once() -> None:
-    with tracking.start_seed(seed_log()) as tracker:
+    with start_seed(seed_log()) as tracker:
         tracker.log_epoch(record(1))
     asked: list[bool] = []
 
-    def load(_: SeedLog, explains: bool) -> tracking.ServedModel | None:
+    def load(_: SeedLog, explains: bool) -> ServedModel | None:
         asked.append(explains)
         return None if explains else served()
 
     for _ in range(2):
-        runs = tracking.RowRuns.of([seed_log()])
+        runs = RowRuns.of([seed_log()])
         runs.add_models(load)
         assert runs.created == []
     steps = [m.step for m in client().get_metric_history(tracker.run_id, "learning_rate")]
@@ -131,7 +133,7 @@ def test_evaluation_is_written_without_stretching_the_run() -> None:
     before = client().get_run(log.run_id).info
     time.sleep(0.01)
     for accuracy in (0.9, 0.8, 0.8):  # evaluated anew: the latest counts
-        tracking.log_evaluations([log], [evaluation(log, {"test_accuracy": accuracy})])
+        log_evaluations([log], [evaluation(log, {"test_accuracy": accuracy})])
     after = client().get_run(log.run_id)
     assert (after.info.status, after.info.end_time) == ("FINISHED", before.end_time)
     assert after.data.metrics["test_accuracy"] == 0.8
@@ -146,11 +148,11 @@ def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:
     old = train(seed_log(parameters=PARAMETERS | {"epochs": 9}, fingerprint="old"))
     logs = [train(seed_log("a", 0)), train(seed_log("a", 1))]
     mean = {"test_accuracy": 0.1 + 0.2, "purity25": 1 / 3}
-    tracking.RowRuns.of([old]).log_result({"test_accuracy": 0.4, "num_seeds": 1}, {})
-    runs = tracking.RowRuns.of(logs)
+    RowRuns.of([old]).log_result({"test_accuracy": 0.4, "num_seeds": 1}, {})
+    runs = RowRuns.of(logs)
     runs.log_result({**mean, "test_accuracy_std": 1e-17, "num_seeds": 2}, {"seeds": "0 1"})
     runs.log_pictures([picture])
-    results = tracking.read_results(["a"])
+    results = read_results(["a"])
     assert list(results) == ["a"]
     latest, earlier = results["a"]
     assert (latest.run_id, earlier.run_id) == (logs[0].parent_run_id, old.parent_run_id)
@@ -161,13 +163,13 @@ def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:
     artifacts = client().list_artifacts(latest.run_id, "pictures")
     assert [f.path for f in artifacts] == ["pictures/weights.png"]
     with pytest.raises(LookupError, match="no result of row 'b'"):
-        tracking.read_results(["a", "b"])
+        read_results(["a", "b"])
 
 
 def test_the_champion_has_the_best_validation_mean_of_its_data_set() -> None:
     fashion = {"parameters": PARAMETERS | {"dataset": "fashion-mnist"}}
     rows = [
-        tracking.RowRuns.of(logs)
+        RowRuns.of(logs)
         for logs in (
             [seed_log("steady", 0, 0.80), seed_log("steady", 1, 0.81)],
             [seed_log("lucky", 0, 0.90), seed_log("lucky", 1, 0.50)],
@@ -176,7 +178,7 @@ def test_the_champion_has_the_best_validation_mean_of_its_data_set() -> None:
     ]
     for row in rows:
         row.add_models(lambda _, explains: None if explains else served())
-    assert tracking.set_champions(rows) == {"mnist": "steady", "fashion-mnist": "clothes"}
+    assert set_champions(rows) == {"mnist": "steady", "fashion-mnist": "clothes"}
     version = client().get_model_version_by_alias("protodl-mnist", "champion")
     assert (version.tags["row"], version.tags["seed"]) == ("steady", "1")
-    assert tracking.set_champions(rows[1:2]) == {"mnist": "lucky"}
+    assert set_champions(rows[1:2]) == {"mnist": "lucky"}
