@@ -19,16 +19,14 @@ class Evaluation:
     """What one pass over a split gives."""
 
     predictions: Tensor  # (N,)
-    accuracy: float
-    # Unweighted; r1 over all N codes, the others means over images or prototypes. Without the
-    # decoder those that need none.
-    terms: dict[str, float]
-    loss: float | None  # the weighted sum; None without the decoder
+    # Accuracy, loss and its unweighted terms: r1 over all N codes, the others means over images or
+    # prototypes. Without the decoder no loss, and of the terms those that need none.
+    metrics: dict[str, float]
 
-    def as_metrics(self) -> dict[str, float]:
-        """Accuracy, loss and its terms as one flat table."""
-        loss = {} if self.loss is None else {"loss": self.loss}
-        return {"accuracy": self.accuracy, **loss, **self.terms}
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are classified correctly."""
+        return self.metrics["accuracy"]
 
 
 @torch.inference_mode()
@@ -59,12 +57,9 @@ def evaluate(
     once = compute_terms(whole, [name for name in names if TERMS[name].whole])
     found |= {name: float(term) for name, term in once.items()}
     predicted = whole.output.logits.argmax(dim=1).cpu()
-    return Evaluation(
-        predictions=predicted,
-        accuracy=accuracy(predicted, split.labels),
-        terms={name: found[name] for name in names},
-        loss=sum(weighted(found, weights)) if decode else None,
-    )
+    loss = {"loss": sum(weighted(found, weights))} if decode else {}
+    metrics = {"accuracy": accuracy(predicted, split.labels), **loss}
+    return Evaluation(predicted, metrics | {name: found[name] for name in names})
 
 
 def _whole_split(

@@ -80,7 +80,7 @@ class Examiner:
             return {}, []
         result = evaluate(network, self.test, self.loss, self.device)
         counts = confusion_matrix(result.predictions, self.test.labels, network.num_classes)
-        metrics = {f"test_{name}": value for name, value in result.as_metrics().items()}
+        metrics = {f"test_{name}": value for name, value in result.metrics.items()}
         return metrics, counts.tolist()
 
     def evaluate_seed(

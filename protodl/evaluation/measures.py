@@ -14,6 +14,7 @@ Place = Literal["accuracy", "explanations", "training", "card", "study"]
 Summary = Literal["mean", "std", "min"]
 
 SCALE: Mapping[Unit, float] = {"%": 100, "min": 1 / 60, "count": 1, "ratio": 1}
+FORMS: Mapping[Unit, str] = {"%": ".0f", "min": ".1f", "count": ".3g", "ratio": ".2f"}
 TABLES: tuple[Place, ...] = ("accuracy", "explanations", "training")  # those of results.json
 
 
@@ -22,12 +23,17 @@ class Measure:
     """One number of a network; a share is stored as 0 to 1 and shown in %, seconds in minutes."""
 
     name: str  # key in metrics.json
-    title: str
     meaning: str  # the definition, one sentence without its full stop
     place: Place  # a table of RESULTS.md, or else only the model card or a study's page
+    title: str = ""  # the words of the name, unless it is given
     unit: Unit = "%"
-    form: str = ".0f"  # in tables, after scaling
+    form: str = ""  # in tables, after scaling; that of the unit, unless it is given
     over_seeds: tuple[Summary, ...] = ("mean",)  # the first is shown; all are in results.json
+
+    def __post_init__(self) -> None:
+        """Fill in title and form."""
+        object.__setattr__(self, "title", self.title or self.name.replace("_", " "))
+        object.__setattr__(self, "form", self.form or FORMS[self.unit])
 
     @property
     def heading(self) -> str:
@@ -47,7 +53,6 @@ class Measure:
 _ALL = (  # in the order of results.json
     Measure(
         "test_accuracy",
-        "test accuracy",
         "test images that are classified correctly",
         "accuracy",
         form=".2f",
@@ -55,103 +60,91 @@ _ALL = (  # in the order of results.json
     ),
     Measure(
         "validation_accuracy",
-        "validation accuracy",
         "validation images that are classified correctly; it chose the epoch",
         "accuracy",
         form=".2f",
     ),
     Measure(
         "decode_agreement",
-        "decode agreement",
         "prototypes whose decoded picture the network puts into the prototype's class",
         "explanations",
     ),
     Measure(
         "cycle_identity",
-        "cycle identity",
         "prototypes whose decoded picture, encoded again, is nearest to that same prototype",
         "explanations",
     ),
     Measure(
         "reconstruction_agreement",
-        "reconstruction agreement",
         "validation images that get the same prediction as their reconstruction",
         "explanations",
     ),
     Measure(
         "independent_agreement",
-        "independent agreement",
         "prototypes whose decoded picture an independent classifier, which never saw a "
         "prototype or a reconstruction, puts into the prototype's class",
         "explanations",
     ),
     Measure(
         "independent_reconstruction_agreement",
-        "reconstruction agreement (independent)",
         "validation images that the independent classifier puts into the same class as their "
         "reconstruction",
         "explanations",
+        title="reconstruction agreement (independent)",
     ),
     Measure(
         "case_agreement",
-        "case agreement",
         "prototypes whose nearest training case has the prototype's class, by its label and by "
         "the independent classifier",
         "explanations",
     ),
     Measure(
         "purity25",
-        "purity@25",
         "of a prototype's 25 nearest training cases, those that have its class",
         "explanations",
+        title="purity@25",
     ),
     Measure(
-        "coverage",
         "coverage",
         "classes that have at least one prototype, in the worst seed",
         "explanations",
         unit="count",
-        form=".3g",
         over_seeds=("min",),
     ),
     Measure(
         "train_seconds",
-        "training of one seed",
         "time that the training of one seed took",
         "training",
+        title="training of one seed",
         unit="min",
-        form=".1f",
     ),
     Measure(
-        "duplicates",
         "duplicates",
         "pairs of prototypes of one class that nearly coincide",
         "card",
         unit="count",
-        form=".3g",
     ),
     Measure(
         "keep_3_accuracy",
-        "accuracy of three prototypes",
         "validation accuracy when only the three largest contributions count",
         "card",
+        title="accuracy of three prototypes",
         form=".2f",
     ),
     Measure(
         "keep_1_accuracy",
-        "accuracy of one prototype",
         "validation accuracy when only the largest contribution counts",
         "study",
+        title="accuracy of one prototype",
         form=".2f",
     ),
     Measure(
         "manifold_ratio",
-        "on-manifold ratio",
         "distance from a prototype to its nearest training case, divided by the median distance "
         "from a training case to its nearest one",
         "study",
+        title="on-manifold ratio",
         unit="ratio",
-        form=".2f",
     ),
 )
 

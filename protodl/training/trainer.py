@@ -123,7 +123,7 @@ class Trainer:
             self.runtime.device,
             decode=False,
         )
-        selected = all(_merit(result.as_metrics()) > _merit(r.validation) for r in self.history)
+        selected = all(_merit(result.metrics) > _merit(r.validation) for r in self.history)
         if selected:
             self.best_state = copy.deepcopy(self.kept_network.state_dict())
         epoch = len(self.history) + 1
@@ -135,7 +135,7 @@ class Trainer:
             images_per_second=len(self.train) / train_seconds,
             learning_rate=float(self.optimizers[0].param_groups[0]["lr"]),
             train=metrics,
-            validation=result.as_metrics(),
+            validation=result.metrics,
             selected=selected,
         )
         self.history.append(record)

@@ -32,10 +32,12 @@ def test_a_short_last_batch_weighs_what_it_holds(
     for size in (37, 36, 10):
         monkeypatch.setattr(datasets, "EVALUATION_BATCH", size)
         result = evaluate(network, split, weights, torch.device("cpu"))
-        assert list(result.terms) == list(TERMS)
-        for name, value in result.terms.items():
-            assert value == pytest.approx(float(terms[name]), rel=1e-5), (size, name)
-        assert result.loss == pytest.approx(float(sum(weighted(terms, weights))), rel=1e-5)
+        assert list(result.metrics) == ["accuracy", "loss", *TERMS]
+        for name, term in terms.items():
+            assert result.metrics[name] == pytest.approx(float(term), rel=1e-5), (size, name)
+        assert result.metrics["loss"] == pytest.approx(
+            float(sum(weighted(terms, weights))), rel=1e-5
+        )
         assert result.accuracy == accuracy(output.logits.argmax(1), split.labels)
 
 
@@ -44,9 +46,9 @@ def test_accuracy_alone_leaves_the_decoder_out(split: Split) -> None:
     whole = evaluate(network, split, LossConfig(), torch.device("cpu"))
     network.decoder.register_forward_hook(lambda *_: pytest.fail("the decoder ran"))
     part = evaluate(network, split, LossConfig(), torch.device("cpu"), decode=False)
-    assert part.as_metrics() == {
+    assert part.metrics == {
         name: value
-        for name, value in whole.as_metrics().items()
+        for name, value in whole.metrics.items()
         if name in ("accuracy", "classification", "r1", "r2")
     }
 
@@ -57,7 +59,7 @@ def test_evaluation_leaves_network_and_random_state_alone(split: Split) -> None:
     state = torch.get_rng_state()
     first = evaluate(network, split, LossConfig(), torch.device("cpu"))
     second = evaluate(network, split, LossConfig(), torch.device("cpu"))
-    assert first.as_metrics() == second.as_metrics()
+    assert first.metrics == second.metrics
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 

@@ -13,7 +13,8 @@ from protodl.report.results import read_row, read_rows
 from protodl.report.results_page import results_page
 from tests.factories import write_params, write_rows
 
-TOY = Measure("toy", "toy share", "images that look like toys", "explanations", form=".1f")
+MEANING = "images that look like toys"
+TOY = Measure("toy", MEANING, "explanations", title="toy share", form=".1f")
 
 
 @pytest.mark.parametrize("measure", MEASURES.values(), ids=lambda measure: measure.name)

@@ -355,4 +355,4 @@ def test_a_loss_term_is_a_function_and_a_weight(
     measured = evaluate(result.network, VALIDATION, weights, torch.device("cpu"))
     with torch.inference_mode():
         codes = result.network.encode(VALIDATION.images / 255)
-    assert measured.terms["toy"] == pytest.approx(float(codes.square().mean()), rel=1e-4)
+    assert measured.metrics["toy"] == pytest.approx(float(codes.square().mean()), rel=1e-4)
