@@ -57,7 +57,7 @@ def logging_seconds(bench: Bench, row: str) -> float:
     )
     samples = to_unit_interval(trainer.train.images[:SAMPLES])
     every = bench.params.training.pictures_every
-    with tracker, watch(tracker, row, samples, every, epochs, count) as shown:
+    with tracker, watch(tracker, samples, every) as shown:
         hooks = Hooks(clock.timed(shown.on_step), clock.timed(shown.on_epoch))
         for _ in range(epochs):
             hooks.on_epoch(trainer.run_epoch(hooks), trainer.kept_network)

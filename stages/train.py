@@ -28,17 +28,15 @@ def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
     """Train one seed into its folder of the checkpoint store, tracked in MLflow."""
     start_ms = time.time_ns() // 1_000_000
     facts = row.facts(seed, dvc_facts())
-    title, samples = f"{row.name} seed {seed}", row.validation.images[:NUM_SAMPLES]
-    shown, every = to_unit_interval(samples), row.settings.pictures_every
+    samples = to_unit_interval(row.validation.images[:NUM_SAMPLES])
     with start_seed(facts) as tracker:
-        epochs, images = row.experiment.epochs, len(row.train)
-        with watch(tracker, title, shown, every, epochs, images) as hooks:
+        with watch(tracker, samples, row.settings.pictures_every) as hooks:
             result = row.fit(seed, store / "training.pt", hooks)
         save_network(result.network, store / "network.pt")
         if result.unprojected is not None:
             save_network(result.unprojected, store / "unprojected.pt")
         class_names = DATASETS[row.experiment.dataset].class_names
-        served = ServedModel(Classifier(result.network), shown[:2].numpy(), class_names)
+        served = ServedModel(Classifier(result.network), samples[:2].numpy(), class_names)
         tracker.log_model(served, result.selected.epoch, result.selected.validation["accuracy"])
         log = seed_log(facts, result, start_ms, tracker.ids)
         log.write(store / "log.json")  # last: its presence means finished

@@ -69,6 +69,11 @@ class SeedFacts(Record):
         """Name of the data set."""
         return str(self.parameters["dataset"])
 
+    @property
+    def title(self) -> str:
+        """Row and seed, as they are shown."""
+        return f"{self.row} seed {self.seed}"
+
 
 class SeedLog(SeedFacts):
     """Everything about one trained seed that MLflow shows, so that a lost store can be refilled."""

@@ -49,7 +49,7 @@ class Tracker:
         self.parent_run_id = parent_run_id
         self.experiment_name = experiment_name()
         self._store = store
-        self._facts = facts
+        self.facts = facts
         self._epochs = recorded_epochs(store.client, run_id) if store else set()
         self._pictures = recorded_pictures(store.client, run_id) if store else set()
         self._previous_handler: Any = None
@@ -71,7 +71,7 @@ class Tracker:
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
         if self._store is not None:
-            with warning_on_failure(f"the end of {self._facts.row}"):
+            with warning_on_failure(f"the end of {self.facts.row}"):
                 for run_id in (self.run_id, self.parent_run_id):
                     self._store.client.set_terminated(run_id, status)
         if self._previous_handler is not None:
@@ -107,9 +107,9 @@ class Tracker:
         if self._store is None:
             return
         with warning_on_failure("the model"):
-            name = registered_name(self._facts.dataset)
+            name = registered_name(self.facts.dataset)
             if not find_versions(self._store, name, self.run_id):
-                log_model(self._store, self._facts, self.run_id, model, step, validation_accuracy)
+                log_model(self._store, self.facts, self.run_id, model, step, validation_accuracy)
 
 
 def start_seed(facts: SeedFacts) -> Tracker:
@@ -118,7 +118,7 @@ def start_seed(facts: SeedFacts) -> Tracker:
     A store that cannot be used gives a warning and a tracker that records nothing; `sync` creates
     such a run later, from the log.
     """
-    with warning_on_failure(f"the start of {facts.row} seed {facts.seed}"):
+    with warning_on_failure(f"the start of {facts.title}"):
         return _start(open_current(), facts)
     return Tracker(facts)
 

@@ -22,21 +22,18 @@ PICTURE_COLUMNS, PICTURE_SCALE = 10, 3  # MLflow does not enlarge a picture
 
 
 @contextmanager
-def watch(
-    tracker: Tracker, title: str, samples: "Tensor", every: int, epochs: int, images: int
-) -> Iterator["Hooks"]:
+def watch(tracker: Tracker, samples: "Tensor", every: int) -> Iterator["Hooks"]:
     """Yield hooks that show a training in the terminal and in its MLflow run.
 
     Args:
         tracker: the run.
-        title: row and seed, in front of the progress display.
         samples: validation images (N, C, H, W) in [0, 1] whose reconstructions are shown.
         every: epochs between two pictures; the last epoch always has them.
-        epochs: number of epochs.
-        images: number of training images in an epoch.
     """
     from protodl.training.trainer import Hooks
 
+    title, images = tracker.facts.title, tracker.facts.num_train
+    epochs = int(tracker.facts.parameters["epochs"])
     with _bar(title, epochs * images) as bar:
 
         def on_epoch(record: EpochRecord, network: "PrototypeNetwork") -> None:

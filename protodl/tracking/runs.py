@@ -47,8 +47,7 @@ def create_seed_run(
         for key, value in facts.environment.items()
         if key not in DVC_TAGS
     }
-    name = f"{facts.row} seed {facts.seed}"
-    return _create_run(store, facts, name, start_ms, {**own, **tags})
+    return _create_run(store, facts, facts.title, start_ms, {**own, **tags})
 
 
 def _create_run(

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -180,55 +181,39 @@ def set_champions(rows: Iterable[RowRuns]) -> dict[str, str]:
     champions: dict[str, str] = {}
     best: dict[str, float] = defaultdict(lambda: -1.0)  # accuracy, by data set
     for runs in rows:
-        first, registered = runs.logs[0], _Registered.of(runs)
-        if not registered:
+        row, dataset = runs.logs[0].row, runs.logs[0].dataset
+        registered = {explains: _registered(runs, explains) for explains in (False, True)}
+        if not registered[False]:
             continue
-        mean = fmean(seed.accuracy for seed in registered)
-        aliases = [first.row]
-        if mean > best[first.dataset]:
-            best[first.dataset], champions[first.dataset] = mean, first.row
+        mean = fmean(log.selected_accuracy for log, _ in registered[False])
+        aliases = [row]
+        if mean > best[dataset]:
+            best[dataset], champions[dataset] = mean, row
             aliases.append("champion")
-        for alias in aliases:
-            _set_alias(runs.store, first.dataset, alias, registered)
+        for alias, (explains, seeds) in product(aliases, registered.items()):
+            name = registered_name(dataset, explains)
+            _set_alias(runs.store, name, alias, [version for _, version in seeds])
     return champions
 
 
-class _Registered(NamedTuple):
-    """A seed and its latest versions in the registry."""
-
-    accuracy: float  # validation
-    versions: dict[bool, str]  # of the classifier (False), of the explaining model (True)
-
-    @classmethod
-    def of(cls, runs: RowRuns) -> "list[_Registered]":
-        """Those seeds of a row whose classifiers are registered, the best first."""
-        seeds = []
-        for log, run_id in zip(runs.logs, runs.seeds, strict=True):
-            found = {
-                explains: versions[0]
-                for explains in (False, True)
-                if (
-                    versions := find_versions(
-                        runs.store, registered_name(log.dataset, explains), run_id
-                    )
-                )
-            }
-            if False in found:
-                seeds.append(cls(log.selected_accuracy, found))
-        return sorted(seeds, key=lambda seed: seed.accuracy, reverse=True)
+def _registered(runs: RowRuns, explains: bool) -> list[tuple[SeedLog, str]]:
+    """The seeds of a row that have such a model, with its latest version, the best seed first."""
+    found = [
+        (log, versions[0])
+        for log, run_id in zip(runs.logs, runs.seeds, strict=True)
+        if (versions := find_versions(runs.store, registered_name(log.dataset, explains), run_id))
+    ]
+    return sorted(found, key=lambda seed: seed[0].selected_accuracy, reverse=True)
 
 
-def _set_alias(store: Store, dataset: str, alias: str, ranked: Sequence[_Registered]) -> None:
-    """Point an alias at the best of these seeds, in both of the data set's registered models."""
+def _set_alias(store: Store, name: str, alias: str, versions: Sequence[str]) -> None:
+    """Point an alias of a registered model at the first of these versions."""
     if re.fullmatch(r"latest|v\d+", alias):
         return  # a row's name that MLflow keeps for itself
-    for explains in (False, True):
-        name = registered_name(dataset, explains)
-        versions = [seed.versions[explains] for seed in ranked if explains in seed.versions]
-        if versions:
-            store.client.set_registered_model_alias(name, alias, versions[0])
-        elif store.client.search_registered_models(f"name = '{name}'"):
-            store.client.delete_registered_model_alias(name, alias)  # no other row may stand for it
+    if versions:
+        store.client.set_registered_model_alias(name, alias, versions[0])
+    elif store.client.search_registered_models(f"name = '{name}'"):
+        store.client.delete_registered_model_alias(name, alias)  # no other row may stand for it
 
 
 def _ensure_seed_run(store: Store, log: SeedLog) -> "tuple[Run, bool]":

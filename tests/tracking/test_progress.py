@@ -36,13 +36,13 @@ def record(epoch: int) -> EpochRecord:
     )
 
 
-def start() -> Tracker:
+def start(epochs: int) -> Tracker:
     return start_seed(
         SeedFacts(
             row="a",
             seed=0,
             fingerprint="f",
-            parameters={"dataset": "mnist"},
+            parameters={"dataset": "mnist", "epochs": epochs},
             environment={},
             data_digest="d",
             num_train=IMAGES,
@@ -59,7 +59,7 @@ def test_without_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[s
     samples = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     shown = network()
     begun = time.time() - psutil.Process().create_time()
-    with start() as tracker, watch(tracker, "a seed 0", samples, 3, 8, IMAGES) as hooks:
+    with start(8) as tracker, watch(tracker, samples, 3) as hooks:
         for epoch in range(1, 9):
             hooks.on_step(IMAGES)
             hooks.on_epoch(record(epoch), shown)
@@ -98,7 +98,7 @@ def test_what_was_trained_before_a_resume_is_not_speed(monkeypatch: pytest.Monke
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     samples = torch.zeros(1, 1, 28, 28)
-    with start() as tracker, watch(tracker, "a seed 0", samples, 99, 10, IMAGES) as hooks:
+    with start(10) as tracker, watch(tracker, samples, 99) as hooks:
         hooks.on_epoch(record(5), network())  # as a training begins that goes on after epoch 5
         for _ in range(5):
             time.sleep(0.12)  # longer than the display's own interval
