@@ -174,13 +174,8 @@ def tracked_rows(params: Params) -> list[ResultRow]:
         ResultsError: MLflow holds no result of a row, or only such of other parameters.
         protodl.tracking.TrackingError: the store cannot be opened or read.
     """
-    try:
-        recorded = read_results(params.experiments)
-    except LookupError as error:
-        raise ResultsError(error.args[0]) from error
-    return [
-        _recorded_row(row, _latest_match(row, results, params)) for row, results in recorded.items()
-    ]
+    recorded = read_results(params.experiments).items()
+    return [_recorded_row(row, _latest_match(row, results, params)) for row, results in recorded]
 
 
 def _latest_match(row: str, recorded: Sequence[RowResult], params: Params) -> RowResult:

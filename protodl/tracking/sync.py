@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
+from protodl.core.training_log import EpochRecord, ResultsError, SeedEvaluation, SeedLog
 from protodl.tracking.experiment_page import NOTE, shortened
 from protodl.tracking.runs import (
     create_seed_run,
@@ -140,7 +140,7 @@ def read_results(rows: Iterable[str]) -> dict[str, list[RowResult]]:
     """Each row's results as `log_result` recorded them, one for each run of it, the latest first.
 
     Raises:
-        LookupError: the experiment holds no result of a row.
+        ResultsError: the experiment holds no result of a row.
         TrackingError: the store cannot be opened or read.
     """
     store = open_current()
@@ -148,7 +148,7 @@ def read_results(rows: Iterable[str]) -> dict[str, list[RowResult]]:
     for row in rows:
         runs = [run for run in find_runs(store, kind="row", row=row) if _reported_ms(run)]
         if not runs:
-            raise LookupError(
+            raise ResultsError(
                 f"{tracking_uri()}: experiment {experiment_name()!r} holds no result of row "
                 f"{row!r}; `protodl sync` adds it"
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protodl.core.training_log import SeedEvaluation, SeedLog
+from protodl.core.training_log import ResultsError, SeedEvaluation, SeedLog
 from protodl.tracking.live import start_seed
 from protodl.tracking.served import ServedModel
 from protodl.tracking.sync import RowRuns, log_evaluations, read_results, set_champions
@@ -162,7 +162,7 @@ def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:
     assert latest.tags["seeds"] == "0 1"
     artifacts = client().list_artifacts(latest.run_id, "pictures")
     assert [f.path for f in artifacts] == ["pictures/weights.png"]
-    with pytest.raises(LookupError, match="no result of row 'b'"):
+    with pytest.raises(ResultsError, match="no result of row 'b'"):
         read_results(["a", "b"])
 
 
