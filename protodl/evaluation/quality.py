@@ -69,8 +69,7 @@ def prototype_metrics(facts: Mapping[str, Tensor], distances: Tensor) -> dict[st
     classes = facts["class"]
     case = (facts["case_label"] == classes) & (facts["case_judged_class"] == classes)
     count = len(classes)
-    rows, columns = torch.triu_indices(count, count, offset=1)
-    between = distances[rows, columns] if count > 1 else torch.zeros(1)  # each pair once
+    between = _pairs(distances) if count > 1 else torch.zeros(1)
     return {
         "decode_agreement": _mean(facts["decoded_class"] == classes),
         "cycle_identity": _mean(facts["returned"] == torch.arange(count)),
@@ -96,11 +95,10 @@ def duplicates(classes: Tensor, distances: Tensor) -> int:
     count = len(classes)
     if count == 1:
         return 0
-    rows, columns = torch.triu_indices(count, count, offset=1)
     apart = distances.clone().fill_diagonal_(torch.inf)
     nearest = apart.argmin(dim=1)
     mutual = (nearest[nearest] == torch.arange(count)) & (classes[nearest] == classes)
-    close = apart.amin(dim=1) < DUPLICATE_RATIO * distances[rows, columns].mean()
+    close = apart.amin(dim=1) < DUPLICATE_RATIO * _pairs(distances).mean()
     return int((mutual & close).sum()) // 2
 
 
@@ -185,6 +183,13 @@ def purity(
     """
     nearest = nearest_cases(prototypes, codes, neighbours)[0]  # (P, neighbours)
     return (labels[nearest] == classes[:, None]).double().mean(dim=1)
+
+
+def _pairs(distances: Tensor) -> Tensor:
+    """Of a table (P, P) the distance of each pair once."""
+    count = len(distances)
+    rows, columns = torch.triu_indices(count, count, offset=1)
+    return distances[rows, columns]
 
 
 def _mean(values: Tensor) -> float:
