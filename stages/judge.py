@@ -1,4 +1,4 @@
-"""Stage judge@<data set>: the plain classifier that judges what prototypes and cases look like."""
+"""Stage judge@<data set>: the independent classifier that judges prototypes and cases."""
 
 import argparse
 import sys

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of malloc.h
 BELOW_AVX512 = ("DEFAULT", "NO AVX", "AVX2")  # torch's names of instruction sets
 # oneDNN's, of sets that lack the products of bfloat16: there they are computed six times slower.
-BELOW_BFLOAT16 = (
-    *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"),
-)
+BELOW_BFLOAT16 = "SSE41 AVX AVX2 AVX2_VNNI AVX2_VNNI_2 AVX512_CORE AVX512_CORE_VNNI".split()
 THREADS_VARIABLE = "PROTODL_THREADS"  # set by `protodl run -j N` for each worker
 
 
