@@ -1,6 +1,7 @@
 """Grids of images: reconstructions below their originals, and all decoded prototypes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -62,9 +63,14 @@ def samples_figure(
         wrong = bool(above[index]) and above[index] != below[index]
         colour, weight = (VERMILION, "bold") if wrong else (INK, "normal")
         middle, end = x + (cell - 4) / 2, y + 2 * tall + 8
-        page.label(middle, y - 3, above[index], upwards=True)
-        page.label(middle, end, below[index], color=colour, weight=weight)
+        _write_down(page, middle, y - 3 - LINE * (1 + above[index].count("\n")), above[index])
+        _write_down(page, middle, end, below[index], color=colour, weight=weight)
     return page.figure
+
+
+def _write_down(page: Page, x: float, y: float, words: str, **style: Any) -> None:
+    for number, line in enumerate(words.split("\n")):
+        page.text(x, y + LINE * (number + 0.5), line, **style)
 
 
 def _class_names(indices: Ints | None, class_names: Sequence[str] | None, count: int) -> list[str]:
