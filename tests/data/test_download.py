@@ -279,7 +279,7 @@ def test_mirror_in_each_form(dataset: str, kind: str, mirror: Path, raw: Path) -
             "http": server.url,
             "http/": f"{server.url}/",
         }[kind]
-        obtain(dataset, expected, raw, [mirror_source(address)], progress=False)
+        obtain(dataset, expected, raw, [mirror_source(address)])
     assert files_in(raw) == set(expected)
     (raw / "another").touch()
     modes = {path.stat().st_mode for path in raw.rglob("*") if path.is_file()}
@@ -415,12 +415,13 @@ def test_error_says_that_no_mirror_was_named(raw: Path, closed: str) -> None:
         obtain("mnist", checksums("mnist"), raw, [Source("public", closed)])
 
 
-def test_silent_server_is_given_up(raw: Path) -> None:
+def test_silent_server_is_given_up(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protodl.data.download.TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         started = time.monotonic()
         with pytest.raises(DownloadError, match="timed out"):
-            obtain("mnist", checksums("mnist"), raw, [Source("silent", address)], timeout=0.3)
+            obtain("mnist", checksums("mnist"), raw, [Source("silent", address)])
     assert time.monotonic() - started < 5
 
 
