@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from protodl.core.files import write_bytes
+from protodl.explanation.types import Explanation
 from protodl.report.figures.page import (
     BLUE,
     GREEN,
@@ -24,9 +24,6 @@ from protodl.report.figures.page import (
 )
 from protodl.report.figures.pixels import Images, to_pixels
 
-if TYPE_CHECKING:
-    from protodl.explanation.types import Explanation
-
 SHOWN = 3  # prototypes, the nearest ones
 HEAD = 46  # height of the words above the pictures
 BOX, STEP = 144, 164  # a picture, and from one to the next
@@ -34,7 +31,7 @@ VERDICT, REASONS = MARGIN + 2 * STEP + 79, MARGIN + 2 * STEP + 178  # middle of 
 
 
 @styled
-def reasons_figure(explanation: "Explanation", title: str) -> Figure:
+def reasons_figure(explanation: Explanation, title: str) -> Figure:
     """Draw an image, its reconstruction, its class and the nearest prototypes in one line.
 
     Args:
@@ -70,7 +67,7 @@ def reasons_figure(explanation: "Explanation", title: str) -> Figure:
     return page.figure
 
 
-def draw_image_pair(page: Page, explanation: "Explanation", top: int) -> None:
+def draw_image_pair(page: Page, explanation: Explanation, top: int) -> None:
     """Draw the explained image and its reconstruction in two boxes below `top`, named above."""
     for x, words, weight, picture in (
         (MARGIN, "This image", "bold", explanation.image),

@@ -1,10 +1,10 @@
 """An explanation as one page: image, verdict, table of prototypes, nearest training images."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from protodl.explanation.types import Case, Explanation, PrototypeReason, with_article
 from protodl.report.figures.page import (
     GREEN,
     GREY,
@@ -28,10 +28,6 @@ from protodl.report.figures.reasons import (
     draw_in_box,
 )
 
-if TYPE_CHECKING:
-    from protodl.explanation.types import Case, Explanation, PrototypeReason
-
-
 ALL_SHOWN = 16  # prototypes; of more than that those below
 SHOWN_FOR_PREDICTION, SHOWN_FOR_RUNNER_UP = 8, 4  # largest contributions
 TEXT_LEFT = MARGIN + 2 * STEP + 12
@@ -45,7 +41,7 @@ LONGEST = 2000  # height in pixels that no sheet needs; it is cut where it ends
 
 
 @styled
-def explanation_figure(explanation: "Explanation") -> Figure:
+def explanation_figure(explanation: Explanation) -> Figure:
     """One sheet: the image, what is decided and why, prototype by prototype, and the nearest cases.
 
     Of many prototypes the ones that contribute most to the prediction and to the runner-up; the
@@ -57,7 +53,7 @@ def explanation_figure(explanation: "Explanation") -> Figure:
     return page.cut(max(_draw_cases(page, explanation, y), _draw_change(page, explanation, y) + 23))
 
 
-def _draw_image(page: Page, explanation: "Explanation") -> float:
+def _draw_image(page: Page, explanation: Explanation) -> float:
     """The image and its reconstruction, and where they come from; returns the lower edge."""
     draw_image_pair(page, explanation, MARGIN + 28)
     below = MARGIN + 28 + BOX
@@ -77,7 +73,7 @@ def _shortened(words: str, width: float) -> str:
     return short
 
 
-def _draw_verdict(page: Page, explanation: "Explanation") -> float:
+def _draw_verdict(page: Page, explanation: Explanation) -> float:
     """What is decided, how surely, why, and what else is to be known; returns the lower edge."""
     first, second = explanation.prediction, explanation.runner_up
     right = explanation.label in (None, first.class_name)
@@ -100,7 +96,7 @@ def _draw_verdict(page: Page, explanation: "Explanation") -> float:
     return y
 
 
-def _draw_table(page: Page, explanation: "Explanation", top: float) -> float:
+def _draw_table(page: Page, explanation: Explanation, top: float) -> float:
     """A line for each prototype, then what makes up the rest of the logits; returns its end."""
     first, second = explanation.prediction, explanation.runner_up
     shown, others = _shown_prototypes(explanation.prototypes)
@@ -141,8 +137,8 @@ def _draw_table(page: Page, explanation: "Explanation", top: float) -> float:
 
 
 def _shown_prototypes(
-    reasons: "Sequence[PrototypeReason]",
-) -> "tuple[list[PrototypeReason], list[PrototypeReason]]":
+    reasons: Sequence[PrototypeReason],
+) -> tuple[list[PrototypeReason], list[PrototypeReason]]:
     """The prototypes with a line of their own, in order, and the others."""
     if len(reasons) <= ALL_SHOWN:
         return list(reasons), []
@@ -168,7 +164,7 @@ def _draw_table_head(page: Page, first: str, second: str, top: float) -> None:
         page.label(x, top + 30, words, below, ha=side, weight="bold")
 
 
-def _draw_reason(page: Page, reason: "PrototypeReason", predicted: str, y: float) -> None:
+def _draw_reason(page: Page, reason: PrototypeReason, predicted: str, y: float) -> None:
     middle, case = y + ROW / 2, reason.nearest_case
     weight = "bold" if reason.class_name == predicted else "normal"
     page.label(MARGIN, middle, reason.class_name, f"#{reason.index}", weight=weight)
@@ -180,7 +176,7 @@ def _draw_reason(page: Page, reason: "PrototypeReason", predicted: str, y: float
     page.text(WEIGHT, middle, number_words(reason.weight), ha="right")
 
 
-def _draw_case_words(page: Page, x: float, y: float, case: "Case", expected: str) -> None:
+def _draw_case_words(page: Page, x: float, y: float, case: Case, expected: str) -> None:
     """Label and distance of a training case, the label in red where it is not the expected one."""
     colour = INK if case.label == expected else VERMILION
     page.label(x, y, case.label, f"{number_words(case.distance)} away", color=colour)
@@ -195,7 +191,7 @@ def _draw_bars(
         page.bar(zero, y, scale * value, value > 0, width=4)
 
 
-def _draw_cases(page: Page, explanation: "Explanation", top: float) -> float:
+def _draw_cases(page: Page, explanation: Explanation, top: float) -> float:
     """The training cases nearest to the image; returns their lower edge."""
     page.text(MARGIN, top + 18, "Training cases nearest to this image", ha="left", size=8,
               weight="bold")  # fmt: skip
@@ -206,9 +202,10 @@ def _draw_cases(page: Page, explanation: "Explanation", top: float) -> float:
     return top + 36 + THUMB + 50
 
 
-def _draw_change(page: Page, explanation: "Explanation", top: float) -> float:
+def _draw_change(page: Page, explanation: Explanation, top: float) -> float:
     """What the runner-up lacks, beside the cases; returns the lower edge."""
     left = MARGIN + len(explanation.nearest_cases) * CASE_STEP + 20
-    title = f"What would make it {explanation.runner_up.with_article}?"
+    second = explanation.runner_up.class_name
+    title = f"What would make it {with_article(second)}?"
     y = page.paragraph(left, top + 1, title, RIGHT - left, 8, weight="bold")
     return page.paragraph(left, y, explanation.change_in_words, RIGHT - left)
