@@ -79,6 +79,18 @@ class Model:
         return prototype_classes(self.network.head.weight).tolist()
 
     @cached_property
+    def baseline_logits(self) -> tuple[float, ...]:
+        """The K logits at the usual distances."""
+        head, means = self.exact.head, self.case_base.mean_distances.double()
+        with torch.no_grad():
+            return tuple(baseline(means, head.weight, head.bias).tolist())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be known of every explanation by this network."""
+        return () if self.network.config.distance != "none" else (NO_DISTANCES,)
+
+    @cached_property
     def decoded(self) -> Array:
         """The prototypes as pictures (P, C, H, W) in [0, 1]."""
         with torch.no_grad():
@@ -144,8 +156,7 @@ def explain(
 
     Args:
         model: see `load`.
-        image: a path, a PIL image, or a tensor or array (1 or 3, H, W), uint8 or floats in [0, 1];
-            `protodl.data.pictures.as_input` says how it is converted.
+        image: of any kind that `protodl.data.pictures.as_input` converts.
         label: its true class, if known.
         name: what to call it; default: the file's name, or `image`.
 
@@ -160,23 +171,20 @@ def explain(
     first, second = logits.topk(2).indices.tolist()
     (cases,) = model.nearest(code, NUM_CASES)
     names, shares = model.info.class_names, logits.softmax(dim=0)
-    prediction, runner_up = (
-        Outcome(k, names[k], float(shares[k]), float(logits[k])) for k in (first, second)
-    )
-    head, means = model.exact.head, model.case_base.mean_distances.double()
+    outcomes = [Outcome(k, names[k], float(shares[k]), float(logits[k])) for k in (first, second)]
     return Explanation(
         name=name or (Path(image).stem if isinstance(image, str | Path) else "image"),
         row=model.row,
         seed=model.seed,
-        prediction=prediction,
-        runner_up=runner_up,
+        prediction=outcomes[0],
+        runner_up=outcomes[1],
         label=None if label is None else names[label],
-        baseline_logits=tuple(baseline(means, head.weight, head.bias).tolist()),
+        baseline_logits=model.baseline_logits,
         prototypes=_reasons(model, distances, first, second),
         nearest_cases=tuple(cases),
         change_needed=_change_needed(model, distances, logits, first, second),
         out_of_distribution=_limits(model.case_base, distances, cases[0].distance),
-        notes=notes if model.network.config.distance != "none" else (*notes, NO_DISTANCES),
+        notes=(*notes, *model.remarks),
         image=pixels.numpy(),
         reconstruction=model.network.decoder(maps)[0].numpy(),
     )

@@ -123,23 +123,28 @@ def weights_figure(
     page = Page(width + 2 * MARGIN, bottom + 28)
     page.text(MARGIN + width / 2, bottom + 14, legend, color=GREY)
     order = prototype_order(weights.argmin(axis=0), weights.min(axis=0))
-    for block, prototypes in enumerate(np.array_split(order, beside)):
-        corner = MARGIN + block * step + side, MARGIN + head
-        axes = _draw_matrix(
-            page,
-            _weight_shades(weights.T)[prototypes],
-            [[number_words(value) for value in weights[:, p]] for p in prototypes],
-            ([f"#{p}" for p in prototypes], class_names),
-            corner,
-            cell,
-        )
-        axes.tick_params(axis="y", pad=(pixels.shape[2] + 8) * 72 / DPI, labelcolor=GREY)
-        edges = np.arange(len(prototypes) + 1) - 0.5
-        axes.hlines(edges, -0.5 - side / cell[0], size - 0.5, RULE, linewidth=0.6, clip_on=False)
-        top = corner[1] + (cell[1] - pixels.shape[1]) // 2
-        for row, p in enumerate(prototypes if pixels.size else []):
-            page.image(pixels[p], corner[0] - 6 - pixels.shape[2], top + row * cell[1], 1)
+    for block, shown in enumerate(np.array_split(order, beside)):
+        left, top = MARGIN + block * step + side, MARGIN + head
+        words = [[number_words(value) for value in weights[:, p]] for p in shown]
+        names, shades = ([f"#{p}" for p in shown], class_names), _weight_shades(weights.T)[shown]
+        axes = _draw_matrix(page, shades, words, names, (left, top), cell)
+        _draw_prototypes(page, pixels[shown], axes, left, top, side)
     return page.figure
+
+
+def _draw_prototypes(
+    page: Page, pixels: Pixels, axes: Axes, left: int, top: int, side: int
+) -> None:
+    """Make room left of the cells for decoded prototypes (R, H, W, C), and draw them there."""
+    rows, high, wide, _ = pixels.shape
+    axes.tick_params(axis="y", pad=(wide + 8) * 72 / DPI, labelcolor=GREY)
+    box, (start, end) = axes.bbox, axes.get_xlim()
+    start -= side / box.width * (end - start)
+    edges = np.arange(rows + 1) - 0.5
+    axes.hlines(edges, start, end, RULE, linewidth=0.6, clip_on=False)
+    step = round(box.height / rows)
+    for row in range(rows if wide else 0):
+        page.image(pixels[row], left - 6 - wide, top + row * step + (step - high) // 2, 1)
 
 
 def _weight_shades(matrix: Floats) -> Pixels:

@@ -41,18 +41,14 @@ STYLE: Any = {  # the stubs want a literal type for each key
     "text.color": INK,
     "text.parse_math": False,  # a class may be called $5
     "text.hinting": "no_hinting",  # letters keep their distances, and widths can be foretold
-    "figure.facecolor": "white",
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
-    "axes.labelsize": 7,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 8,
     "axes.titleweight": "bold",
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
     "xtick.color": GREY,
     "ytick.color": GREY,
     "xtick.labelcolor": INK,
