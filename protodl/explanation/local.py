@@ -164,8 +164,7 @@ def explain(
         InputError: the image cannot be used.
     """
     pixels, notes = as_input(image, model.info)
-    maps = model.network.encoder(pixels[None])
-    code = maps.flatten(1)
+    code = (maps := model.network.encoder(pixels[None])).flatten(1)
     distances = model.exact.distances(code.double())[0]
     logits = model.exact.classify(distances[None])[0]
     first, second = logits.topk(2).indices.tolist()

@@ -4,7 +4,7 @@ Rows come from params.yaml, in its order; files of a row that is not in there an
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -77,10 +77,14 @@ class ResultRow(Record):
 # --- from the pipeline's files ------------------------------------------------------------------
 
 
-class SeedEvaluation(Record):
-    """What the evaluation of one seed left behind, as far as it is used here."""
+class _PartlyRead(Record):
+    """A file of which only some keys are used here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class SeedEvaluation(_PartlyRead):
+    """What the evaluation of one seed left behind."""
 
     row: str
     seed: int
@@ -89,10 +93,8 @@ class SeedEvaluation(Record):
     prototypes: dict[str, list[Any]]
 
 
-class Metrics(Record):
+class Metrics(_PartlyRead):
     """A row's metrics.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     num_seeds: int
     mean: dict[str, float]
@@ -217,10 +219,10 @@ def _run_id(logs: Iterable[SeedLog]) -> str:
     return next((run_id for run_id in ids if run_id != UNTRACKED), UNTRACKED)
 
 
-def _environment(logs: Iterable[SeedLog]) -> dict[str, str]:
+def _environment(logs: Sequence[SeedLog]) -> dict[str, str]:
     """Facts of all seeds together; where they differ, each value once."""
-    values: dict[str, dict[str, None]] = {}
-    for log in logs:
-        for name, value in log.environment.items():
-            values.setdefault(name, {})[value] = None
-    return {name: " / ".join(found) for name, found in sorted(values.items())}
+    found = [log.environment for log in logs]
+    return {
+        name: " / ".join(dict.fromkeys(each[name] for each in found if name in each))
+        for name in sorted({name for each in found for name in each})
+    }
