@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
 
@@ -123,25 +122,8 @@ def _inline(text: str) -> Markup:
 
 def _card(text: str) -> Markup:
     """A model card as HTML, its headings below the page's."""
-    if text.startswith("---\n"):
-        text = text.partition("\n---\n")[2]  # what it says to programs
     tokens = _markdown.parse(text)
-    levels = sorted({token.tag for token in tokens if token.type == "heading_open"})
     for token in tokens:
         if token.type.startswith("heading_"):
-            token.tag = f"h{min(CARD_LEVEL + levels.index(token.tag), 6)}"
-        token.children = list(_self_contained(token.children)) if token.children else None
+            token.tag = f"h{int(token.tag[1]) + CARD_LEVEL - 1}"
     return Markup(_markdown.renderer.render(tokens, _markdown.options, {}))
-
-
-def _self_contained(tokens: Sequence[Token]) -> Iterator[Token]:
-    """Without pictures, which the page shows itself, and links to files, which it may have left."""
-    linked: list[bool] = []
-    for token in tokens:
-        if token.type == "link_open":
-            linked.append(str(token.attrGet("href")).startswith(("https://", "http://")))
-        keep = linked[-1] if token.type in ("link_open", "link_close") else token.type != "image"
-        if token.type == "link_close":
-            linked.pop()
-        if keep:
-            yield token
