@@ -3,12 +3,19 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+
+EXPLAIN = (
+    "Writes a sheet (PNG) and JSON for each image, and says in words what is there."
+    " Pictures are resized and made grey or RGB as the data set has them; MNIST and"
+    " Fashion-MNIST are light on dark, and nothing is inverted."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,54 +48,40 @@ def _parser() -> argparse.ArgumentParser:
         description="Prototype networks: from params.yaml to the table of results.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="check params.yaml")
-    check.set_defaults(do=_check)
-    run = commands.add_parser("run", help="compute what has changed: `dvc repro` with reports")
-    run.add_argument("rows", nargs="*", metavar="ROW", help="rows of params.yaml; default: all")
-    run.add_argument(
-        "-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows in parallel"
-    )
-    run.set_defaults(do=_run)
-    demo = commands.add_parser("demo", help="the whole pipeline on the embedded sample, in .demo/")
-    demo.set_defaults(do=_demo)
-    table = commands.add_parser("table", help="print the table of results")
-    table.set_defaults(do=_table)
-    table.add_argument(
-        "--from-mlflow", action="store_true", help="read the numbers from MLflow, not from files"
-    )
-    table.add_argument(
-        "--write", type=Path, metavar="README.md", help="put it between the marks of this file"
-    )
-    _add_explain(commands)
-    ui = commands.add_parser("ui", help="serve MLflow's web interface and print its link")
-    ui.add_argument("--port", type=int, default=5000)
-    ui.set_defaults(do=_ui)
-    sync = commands.add_parser("sync", help="create the runs that MLflow lacks, from the files")
-    sync.set_defaults(do=_sync)
+
+    def add(name: str, do: Callable[[argparse.Namespace], None], **words: Any) -> Any:
+        command = commands.add_parser(name, **words)
+        command.set_defaults(do=do)
+        return command.add_argument
+
+    add("check", _check, help="check params.yaml")
+    option = add("run", _run, help="compute what has changed: `dvc repro` with reports")
+    option("rows", nargs="*", metavar="ROW", help="rows of params.yaml; default: all")
+    option("-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows in parallel")
+    add("demo", _demo, help="the whole pipeline on the embedded sample, in .demo/")
+    option = add("table", _table, help="print the table of results")
+    words = "read the numbers from MLflow, not from files"
+    option("--from-mlflow", action="store_true", help=words)
+    words = "put it between the marks of this file"
+    option("--write", type=Path, metavar="README.md", help=words)
+    words = "say why a trained row decides on images as it does"
+    _add_explain(add("explain", _explain, help=words, description=EXPLAIN))
+    option = add("ui", _ui, help="serve MLflow's web interface and print its link")
+    option("--port", type=int, default=5000)
+    add("sync", _sync, help="create the runs that MLflow lacks, from the files")
     return parser
 
 
-def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    explain = commands.add_parser(
-        "explain",
-        help="say why a trained row decides on images as it does",
-        description="Writes a sheet (PNG) and JSON for each image, and says in words what is there."
-        " Pictures are resized and made grey or RGB as the data set has them; MNIST and"
-        " Fashion-MNIST are light on dark, and nothing is inverted.",
-    )
-    explain.add_argument("row", metavar="ROW", help="a row of params.yaml that is evaluated")
-    explain.add_argument(
-        "images", nargs="*", type=Path, metavar="IMAGE", help="image files, or folders of PNG, JPEG"
-    )
-    explain.add_argument(
-        "--test", nargs="+", type=int, default=[], metavar="INDEX", help="images of the test split"
-    )
-    explain.add_argument("--seed", type=int, help="of the training; default: the first one")
-    explain.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder to write to; default: explanations/ROW"
-    )
-    explain.add_argument("--json", action="store_true", help="print the JSON instead of the words")
-    explain.set_defaults(do=_explain)
+def _add_explain(option: Any) -> None:
+    option("row", metavar="ROW", help="a row of params.yaml that is evaluated")
+    words = "image files, or folders of PNG, JPEG"
+    option("images", nargs="*", type=Path, metavar="IMAGE", help=words)
+    words = "images of the test split"
+    option("--test", nargs="+", type=int, default=[], metavar="INDEX", help=words)
+    option("--seed", type=int, help="of the training; default: the first one")
+    words = "folder to write to; default: explanations/ROW"
+    option("--output", type=Path, metavar="DIR", help=words)
+    option("--json", action="store_true", help="print the JSON instead of the words")
 
 
 def _at_least_one(text: str) -> int:

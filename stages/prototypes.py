@@ -17,9 +17,8 @@ from protodl.network.checkpoint import load_network
 from protodl.report.figures.curves import curves_figure
 from protodl.report.figures.matrices import confusion_figure
 from protodl.report.figures.page import save
-from protodl.report.pictures import network_figures
 from protodl.report.published import load_published
-from protodl.report.sheets import explain_gallery
+from protodl.report.sheets import explain_gallery, network_figures
 
 NUM_SHOWN = 1000  # validation images that the pictures are chosen from
 

@@ -168,7 +168,7 @@ def write_project(folder: Path) -> None:
     params = load_params(folder / "params.yaml")
     data = folder / "data" / "mnist"
     sample = ROOT / "data" / "sample"
-    download("mnist", data, raw=folder, sample=sample, source="sample", progress=False)
+    download("mnist", data, raw=folder, sample=sample, source="sample")
     train, validation = split_validation(
         load_split(data / "train.pt"), params.training.validation_size
     )

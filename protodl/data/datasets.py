@@ -49,58 +49,15 @@ class DatasetInfo:
         return (self.channels, self.size, self.size)
 
 
+_CLOTHES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+_THINGS = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
 _INFOS = (
-    DatasetInfo(
-        name="mnist",
-        title="MNIST",
-        torchvision_class="MNIST",
-        folder="MNIST/raw",
-        channels=1,
-        size=28,
-        class_names=tuple("0123456789"),
-    ),
-    DatasetInfo(
-        name="fashion-mnist",
-        title="Fashion-MNIST",
-        torchvision_class="FashionMNIST",
-        folder="FashionMNIST/raw",
-        channels=1,
-        size=28,
-        class_names=(
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ),
-    ),
-    DatasetInfo(
-        name="cifar10",
-        title="CIFAR-10",
-        torchvision_class="CIFAR10",
-        folder="cifar-10-batches-py",
-        channels=3,
-        size=32,
-        class_names=(
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        ),
-    ),
-)
-
+    DatasetInfo("mnist", "MNIST", "MNIST", "MNIST/raw", 1, 28, tuple("0123456789")),
+    DatasetInfo("fashion-mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", 1, 28,
+                tuple(_CLOTHES.split(", "))),
+    DatasetInfo("cifar10", "CIFAR-10", "CIFAR10", "cifar-10-batches-py", 3, 32,
+                tuple(_THINGS.split(", "))),
+)  # fmt: skip
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({info.name: info for info in _INFOS})
 
 

@@ -4,17 +4,17 @@ torchvision's data sets name the files, their checksums and the public addresses
 pooch fetches: torchvision's own download has no time-out and writes under the final name.
 """
 
-import functools
+import gzip
 import json
 import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -27,8 +27,6 @@ from protodl.data.datasets import DATASETS, DatasetInfo, Split, save_split
 MIRROR_VARIABLE = "PROTODL_DATA_MIRROR"
 CHECKSUMS_FILE = "checksums.json"
 TIMEOUT_SECONDS = 30.0
-
-Copy: TypeAlias = Callable[[str, str, object], None]  # url, file; the third is pooch's own
 
 
 class DownloadError(ProtodlError):
@@ -57,7 +55,6 @@ def download(
     sample: Path,
     source: Literal["full", "sample"] = "full",
     mirror: str | None = None,
-    progress: bool = True,
 ) -> dict[str, int]:
     """Write target/train.pt and target/test.pt; return the number of images in each.
 
@@ -72,7 +69,7 @@ def download(
     else:
         folder, checksums = raw, published_checksums(dataset)
         if _inspect(raw, checksums):  # else not even a wrong mirror matters
-            obtain(dataset, checksums, raw, sources(dataset, mirror), progress=progress)
+            obtain(dataset, checksums, raw, sources(dataset, mirror))
     splits = parse(dataset, folder, checksums)
     for name, split in splits.items():
         save_split(split, target / f"{name}.pt")
@@ -118,10 +115,8 @@ def sources(dataset: str, mirror: str | None) -> list[Source]:
 
 def mirror_source(mirror: str) -> Source:
     """A mirror named by its folder or its address."""
-    base = mirror
-    if "://" not in mirror:
-        base = Path(mirror).expanduser().absolute().as_uri()
-    elif urlsplit(mirror).scheme not in {"file", "http", "https"}:
+    base = mirror if "://" in mirror else Path(mirror).expanduser().absolute().as_uri()
+    if urlsplit(base).scheme not in {"file", "http", "https"}:
         raise DownloadError(
             f"{MIRROR_VARIABLE}={mirror}: must be a folder, or an address that begins with "
             "file://, http:// or https://"
@@ -138,15 +133,7 @@ def public_sources(dataset: str) -> list[Source]:
     return [Source(published.url, published.url, archive_md5=published.tgz_md5)]
 
 
-def obtain(
-    dataset: str,
-    checksums: Mapping[str, str],
-    raw: Path,
-    places: Sequence[Source],
-    *,
-    progress: bool = True,
-    timeout: float = TIMEOUT_SECONDS,
-) -> None:
+def obtain(dataset: str, checksums: Mapping[str, str], raw: Path, places: Sequence[Source]) -> None:
     """Make every file of `checksums` stand whole in `raw`, fetching only what is not there yet.
 
     Raises:
@@ -154,35 +141,28 @@ def obtain(
     """
     missing = _inspect(raw, checksums)
     tried = [f"already in {raw}: {_summary(missing)}"]
-    copy = functools.partial(_copy, progress=progress, timeout=timeout)
+    if not any(place.name.startswith(MIRROR_VARIABLE) for place in places):
+        tried.append(f"{MIRROR_VARIABLE}: not set")
     for place in places:
         if not missing:
             return
-        _say(f"{dataset}: fetching {len(missing)} files from {place.name}", progress)
+        print(f"{dataset}: fetching {len(missing)} files from {place.name}", file=sys.stderr)
         try:
-            for path in _fetch_from(place, raw, {p: checksums[p] for p in missing}, copy):
+            for path in _fetch_from(place, raw, {p: checksums[p] for p in missing}):
                 del missing[path]
         except (OSError, tarfile.TarError) as error:
             tried.append(f"{place.name}: {error}")
-            _say(f"{dataset}: {tried[-1]}", progress)
+            print(f"{dataset}: {tried[-1]}", file=sys.stderr)
     if missing:
-        raise DownloadError(_nothing_left(dataset, missing, tried))
-
-
-def _nothing_left(dataset: str, missing: Mapping[str, str], tried: list[str]) -> str:
-    if not any(line.startswith(MIRROR_VARIABLE) for line in tried):
-        tried = [tried[0], f"{MIRROR_VARIABLE}: not set", *tried[1:]]
-    return "\n".join(
-        [
+        listed = "".join(f"\n  - {line}" for line in tried)
+        raise DownloadError(
             f"{dataset}: no source gave all the files, {len(missing)} are missing. "
-            "Tried, in this order:",
-            *(f"  - {line}" for line in tried),
+            f"Tried, in this order:{listed}\n"
             f"Next: connect to the network, or set {MIRROR_VARIABLE} to a folder or address that "
             f"holds {DATASETS[dataset].folder}/, then run `dvc repro download@{dataset}` again. "
             "What has arrived whole is kept. Without any network, `make demo` runs everything on "
-            "the embedded sample.",
-        ]
-    )
+            "the embedded sample."
+        )
 
 
 def _inspect(folder: Path, checksums: Mapping[str, str]) -> dict[str, str]:
@@ -205,29 +185,27 @@ def _summary(problems: Mapping[str, str]) -> str:
     )
 
 
-def _fetch_from(
-    place: Source, raw: Path, checksums: Mapping[str, str], copy: Copy
-) -> Iterator[str]:
+def _fetch_from(place: Source, raw: Path, checksums: Mapping[str, str]) -> Iterator[str]:
     """Fetch each file into `raw`, yielding its path once it stands there whole."""
     if place.archive_md5 is None:
         for path, md5 in checksums.items():
-            _fetch(place.base + path.removeprefix(place.cut), raw / path, md5, path, copy)
+            _fetch(place.base + path.removeprefix(place.cut), raw / path, md5, path)
             yield path
         return
     raw.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=raw, prefix=".archive-") as scratch:
         archive = Path(scratch) / "archive"
-        _fetch(place.base, archive, place.archive_md5, "the archive", copy)
+        _fetch(place.base, archive, place.archive_md5, "the archive")
         pooch.Untar(extract_dir="unpacked")(str(archive), "download", None)
         unpacked = Source(place.name, f"{(Path(scratch) / 'unpacked').as_uri()}/")
-        yield from _fetch_from(unpacked, raw, checksums, copy)
+        yield from _fetch_from(unpacked, raw, checksums)
 
 
-def _fetch(url: str, target: Path, md5: str, label: str, copy: Copy) -> None:
+def _fetch(url: str, target: Path, md5: str, label: str) -> None:
     """Bring `url` to `target`, which comes to exist only when it is whole; raises OSError."""
     pooch.get_logger().setLevel("WARNING")
     try:
-        pooch.retrieve(url, f"md5:{md5}", target.name, target.parent, downloader=copy)
+        pooch.retrieve(url, f"md5:{md5}", target.name, target.parent, downloader=_copy)
     except ValueError as error:  # the checksum is another
         raise OSError(f"{label}: wrong content: {error}") from error
     except (OSError, HTTPException) as error:
@@ -236,7 +214,7 @@ def _fetch(url: str, target: Path, md5: str, label: str, copy: Copy) -> None:
         raise OSError(f"{label}: {error or type(error).__name__}") from error
 
 
-def _copy(url: str, output: str, _pooch: object, *, progress: bool, timeout: float) -> None:
+def _copy(url: str, output: str, _pooch: object) -> None:
     """Copy what a file://, http:// or https:// address gives, byte by byte, into a file.
 
     pooch's own downloaders know no file://, and unpack what a server calls compressed.
@@ -245,12 +223,12 @@ def _copy(url: str, output: str, _pooch: object, *, progress: bool, timeout: flo
 
     Path(output).unlink()  # pooch has made it, readable by its owner alone
     request = Request(url, headers={"User-Agent": "protodl"})
-    hide = None if progress else True  # None shows the bar in a terminal only
-    with urlopen(request, timeout=timeout) as response, Path(output).open("xb") as file:
+    with urlopen(request, timeout=TIMEOUT_SECONDS) as response, Path(output).open("xb") as file:
         said = response.headers.get("Content-Length", "")
         length = int(said) if said.isdecimal() else 0
         name = url.rpartition("/")[2]
-        with tqdm.wrapattr(response, "read", length or None, desc=name, disable=hide) as stream:
+        # None shows the bar in a terminal only.
+        with tqdm.wrapattr(response, "read", length or None, desc=name, disable=None) as stream:
             shutil.copyfileobj(stream, file)
         if file.tell() < length:
             raise OSError(f"only {file.tell():,} of {length:,} bytes arrived")
@@ -260,32 +238,31 @@ def parse(dataset: str, folder: Path, checksums: Mapping[str, str]) -> dict[str,
     """Read {"train": ..., "test": ...} from raw files with torchvision's own data set.
 
     Raises:
-        RuntimeError: torchvision finds a file missing or altered.
+        DownloadError: a file is missing or altered.
     """
-    info = DATASETS[dataset]
-    if not hasattr(_torchvision_class(info), "resources"):
-        return _read(info, _with_checksums(info, checksums), folder)
-    # torchvision never checks files it unpacked earlier, so it unpacks into an empty folder.
-    with tempfile.TemporaryDirectory(prefix="protodl-") as scratch:
-        (Path(scratch) / info.folder).mkdir(parents=True)
-        for path in checksums:
-            shutil.copyfile(folder / path, Path(scratch) / path)
-        return _read(info, _with_checksums(info, checksums), Path(scratch), download=True)
-
-
-def _read(info: DatasetInfo, published: Any, root: Path, **options: bool) -> dict[str, Split]:
     import numpy as np
     import torch
 
-    splits = {}
-    for name in ("train", "test"):
-        content = published(root, train=name == "train", **options)
-        images = torch.from_numpy(np.ascontiguousarray(content.data))
-        images = images.permute(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
-        labels = torch.as_tensor(content.targets, dtype=torch.int64)
-        assert tuple(images.shape[1:]) == info.shape, f"{info.name}: {tuple(images.shape)}"
-        assert int(labels.max()) < info.num_classes, f"{info.name}: label {int(labels.max())}"
-        splits[name] = Split(images.contiguous(), labels)
+    info, splits = DATASETS[dataset], {}
+    if problems := _inspect(folder, checksums):
+        raise DownloadError(f"{folder}: {_summary(problems)}")
+    with tempfile.TemporaryDirectory(prefix="protodl-") as scratch:
+        # torchvision never checks files it unpacked earlier: it finds those of this folder only.
+        for path in checksums:
+            target = Path(scratch) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.endswith(".gz"):
+                target.with_suffix("").write_bytes(gzip.decompress((folder / path).read_bytes()))
+            else:
+                target.symlink_to((folder / path).absolute())
+        for name in ("train", "test"):
+            content = _reader(info)(scratch, train=name == "train")
+            images = torch.from_numpy(np.ascontiguousarray(content.data))
+            images = images.permute(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
+            labels = torch.as_tensor(content.targets, dtype=torch.int64)
+            assert tuple(images.shape[1:]) == info.shape, f"{info.name}: {tuple(images.shape)}"
+            assert int(labels.max()) < info.num_classes, f"{info.name}: label {int(labels.max())}"
+            splits[name] = Split(images.contiguous(), labels)
     return splits
 
 
@@ -295,25 +272,14 @@ def _torchvision_class(info: DatasetInfo) -> Any:
     return getattr(datasets, info.torchvision_class)
 
 
-def _with_checksums(info: DatasetInfo, checksums: Mapping[str, str]) -> Any:
-    """The data set of torchvision, expecting these checksums and unable to reach any network."""
+def _reader(info: DatasetInfo) -> Any:
+    """torchvision's data set, which takes files whose checksums were compared before."""
     published = _torchvision_class(info)
-    md5 = {Path(path).name: value for path, value in checksums.items()}
-    changes: dict[str, Any]
-    if hasattr(published, "resources"):
-        nowhere = ["file:///nonexistent/"]
-        changes = {"resources": list(md5.items()), "mirrors": nowhere}
-    else:
-        meta = {**published.meta, "md5": md5[published.meta["filename"]]}
-        trains, tests = (
-            [[name, md5[name]] for name, _ in files]
-            for files in (published.train_list, published.test_list)
-        )
-        changes = {"train_list": trains, "test_list": tests, "meta": meta}
+    lists = ("train_list", "test_list")
+    unchecked = {
+        key: [[name, None] for name, _ in getattr(published, key)]
+        for key in lists
+        if hasattr(published, key)
+    }
     # The name must stay: torchvision makes its folder from it.
-    return type(published.__name__, (published,), changes)
-
-
-def _say(line: str, progress: bool) -> None:
-    if progress:
-        print(line, file=sys.stderr, flush=True)
+    return type(published.__name__, (published,), unchecked)

@@ -88,13 +88,11 @@ def image_files(paths: list[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
-        if not inside:
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        files = [file for file in inside if file.suffix.lower() in SUFFIXES]
+        if path.is_dir() and not files:
             raise InputError(f"{path}: holds no image ({', '.join(SUFFIXES)})")
-        found += inside
+        found += files or [path]
     return found
 
 

@@ -32,6 +32,10 @@ from protodl.network.network import PrototypeNetwork
 
 NUM_CASES = 6  # nearest training cases of an image
 ROUNDING = 1e-9  # relative, of logits in float64
+NO_DISTANCES = (
+    "This row measures no distances (model.distance: none): the numbers called so here are the "
+    "outputs of a linear layer, and its prototypes mean little."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +54,16 @@ class Model:
     train: Split  # the N images whose codes the case base holds, in its order
 
     def __post_init__(self) -> None:
-        codes, means = self.case_base.codes, self.case_base.mean_distances
-        fitting = codes.shape[1:] == self.network.prototypes.shape[1:]
-        if not fitting or len(means) != len(self.network.prototypes):
-            raise self._mismatch("is of another network")
-        if len(codes) != len(self.train):
-            raise self._mismatch(f"holds {len(codes)} training cases, the data {len(self.train)}")
-
-    def _mismatch(self, problem: str) -> CheckpointError:
-        return CheckpointError(
+        codes, means, prototypes = (
+            self.case_base.codes, self.case_base.mean_distances, self.network.prototypes
+        )  # fmt: skip
+        if codes.shape[1:] != prototypes.shape[1:] or len(means) != len(prototypes):
+            problem = "is of another network"
+        elif len(codes) != len(self.train):
+            problem = f"holds {len(codes)} training cases, the data {len(self.train)}"
+        else:
+            return
+        raise CheckpointError(
             f"{self.row}, seed {self.seed}: the case base {problem}; "
             f"renew it: dvc repro evaluate@{self.row}"
         )
@@ -74,6 +79,18 @@ class Model:
         return prototype_classes(self.network.head.weight).tolist()
 
     @cached_property
+    def baseline_logits(self) -> tuple[float, ...]:
+        """The K logits at the usual distances."""
+        head, means = self.exact.head, self.case_base.mean_distances.double()
+        with torch.no_grad():
+            return tuple(baseline(means, head.weight, head.bias).tolist())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be known of every explanation by this network."""
+        return () if self.network.config.distance != "none" else (NO_DISTANCES,)
+
+    @cached_property
     def decoded(self) -> Array:
         """The prototypes as pictures (P, C, H, W) in [0, 1]."""
         with torch.no_grad():
@@ -82,18 +99,20 @@ class Model:
     @cached_property
     def prototype_cases(self) -> list[Case]:
         """The nearest training case of each of the P prototypes."""
-        with torch.no_grad():
-            indices, distances = nearest_cases(self.network.prototypes, self.case_base.codes, 1)
-        return [self.case(*found) for found in _pairs(indices[:, 0], distances[:, 0])]
+        return [case for (case,) in self.nearest(self.network.prototypes, 1)]
 
-    def case(self, index: int, distance: float) -> Case:
-        """The training image of this index, at this distance from an image or a prototype."""
-        name = self.info.class_names[int(self.train.labels[index])]
-        return Case(index, name, distance, self.train.images[index].numpy())
-
-
-def _pairs(indices: Tensor, distances: Tensor) -> list[tuple[int, float]]:
-    return list(zip(indices.tolist(), distances.tolist(), strict=True))
+    @torch.no_grad()
+    def nearest(self, codes: Tensor, count: int) -> list[list[Case]]:
+        """The nearest training cases of each code (Q, D), at most `count` of them."""
+        found = nearest_cases(codes, self.case_base.codes, count)
+        return [
+            [
+                Case(i, self.info.class_names[self.train.labels[i]], distance,
+                     self.train.images[i].numpy())
+                for i, distance in zip(*of_one, strict=True)
+            ]
+            for of_one in zip(*(part.tolist() for part in found), strict=True)
+        ]  # fmt: skip
 
 
 def load(row: str, seed: int | None = None, root: Path | str | None = None) -> Model:
@@ -137,8 +156,7 @@ def explain(
 
     Args:
         model: see `load`.
-        image: a path, a PIL image, or a tensor or array (1 or 3, H, W), uint8 or floats in [0, 1];
-            `protodl.data.pictures.as_input` says how it is converted.
+        image: of any kind that `protodl.data.pictures.as_input` converts.
         label: its true class, if known.
         name: what to call it; default: the file's name, or `image`.
 
@@ -146,36 +164,29 @@ def explain(
         InputError: the image cannot be used.
     """
     pixels, notes = as_input(image, model.info)
-    maps = model.network.encoder(pixels[None])
-    code = maps.flatten(1)
+    code = (maps := model.network.encoder(pixels[None])).flatten(1)
     distances = model.exact.distances(code.double())[0]
     logits = model.exact.classify(distances[None])[0]
     first, second = logits.topk(2).indices.tolist()
-    cases = nearest_cases(code, model.case_base.codes, NUM_CASES)
-    names = model.info.class_names
-    prediction, runner_up = _outcomes(logits, [first, second], names)
-    head, means = model.exact.head, model.case_base.mean_distances.double()
+    (cases,) = model.nearest(code, NUM_CASES)
+    names, shares = model.info.class_names, logits.softmax(dim=0)
+    outcomes = [Outcome(k, names[k], float(shares[k]), float(logits[k])) for k in (first, second)]
     return Explanation(
         name=name or (Path(image).stem if isinstance(image, str | Path) else "image"),
         row=model.row,
         seed=model.seed,
-        prediction=prediction,
-        runner_up=runner_up,
+        prediction=outcomes[0],
+        runner_up=outcomes[1],
         label=None if label is None else names[label],
-        baseline_logits=tuple(baseline(means, head.weight, head.bias).tolist()),
+        baseline_logits=model.baseline_logits,
         prototypes=_reasons(model, distances, first, second),
-        nearest_cases=tuple(model.case(*found) for found in _pairs(cases[0][0], cases[1][0])),
+        nearest_cases=tuple(cases),
         change_needed=_change_needed(model, distances, logits, first, second),
-        out_of_distribution=_limits(model.case_base, distances, float(cases[1][0, 0])),
-        notes=notes + _remarks(model),
+        out_of_distribution=_limits(model.case_base, distances, cases[0].distance),
+        notes=(*notes, *model.remarks),
         image=pixels.numpy(),
         reconstruction=model.network.decoder(maps)[0].numpy(),
     )
-
-
-def _outcomes(logits: Tensor, classes: list[int], names: tuple[str, ...]) -> list[Outcome]:
-    shares = logits.softmax(dim=0)
-    return [Outcome(k, names[k], float(shares[k]), float(logits[k])) for k in classes]
 
 
 def _reasons(
@@ -244,17 +255,6 @@ def smallest_change(
 
 
 def _limits(case_base: CaseBase, distances: Tensor, case_distance: float) -> OutOfDistribution:
-    nearest = float(distances.min())
-    beyond = nearest > case_base.prototype_limit and case_distance > case_base.case_limit
-    return OutOfDistribution(
-        beyond, nearest, case_base.prototype_limit, case_distance, case_base.case_limit
-    )
-
-
-def _remarks(model: Model) -> tuple[str, ...]:
-    if model.network.config.distance != "none":
-        return ()
-    return (
-        "This row measures no distances (model.distance: none): the numbers called so here are the "
-        "outputs of a linear layer, and its prototypes mean little.",
-    )
+    nearest, limits = float(distances.min()), (case_base.prototype_limit, case_base.case_limit)
+    beyond = nearest > limits[0] and case_distance > limits[1]
+    return OutOfDistribution(beyond, nearest, limits[0], case_distance, limits[1])

@@ -23,15 +23,13 @@ class Outcome:
     probability: float
     logit: float
 
+    def __str__(self) -> str:
+        return f"{self.class_name} ({self.percent})"
+
     @property
     def percent(self) -> str:
         """The probability in words."""
         return chance(self.probability)
-
-    @property
-    def with_article(self) -> str:
-        """`a 7`, `an 8`."""
-        return _with_article(self.class_name)
 
 
 @dataclass(frozen=True)
@@ -137,22 +135,17 @@ class Explanation:
     @property
     def verdict(self) -> str:
         """Prediction, runner-up, and the true class where it is known."""
-        first, second = self.prediction, self.runner_up
         truth = "" if self.label is None else f"; true class: {self.label}"
-        return (
-            f"{first.class_name} ({first.percent}), "
-            f"then {second.class_name} ({second.percent}){truth}"
-        )
+        return f"{self.prediction}, then {self.runner_up}{truth}"
 
     @property
     def caption(self) -> str:
         """What stands below a picture: prediction, label, runner-up, in or out of distribution."""
-        first, second = self.prediction, self.runner_up
         label = "" if self.label is None else f", label {self.label}"
         out = "Out" if self.out_of_distribution.flag else "Not out"
         return (
-            f"Predicted {first.class_name} ({first.percent}){label}; "
-            f"runner-up {second.class_name} ({second.percent}). {out} of distribution."
+            f"Predicted {self.prediction}{label}; runner-up {self.runner_up}. "
+            f"{out} of distribution."
         )
 
     @property
@@ -184,7 +177,7 @@ class Explanation:
         step = change.distance_needed - change.distance
         return (
             f"{start}: it would draw level if prototype {change.index} "
-            f"({_with_article(change.class_name)}) were {abs(step):.2g} "
+            f"({with_article(change.class_name)}) were {abs(step):.2g} "
             f"{'nearer' if step < 0 else 'farther away'} than {change.distance:.2f}, "
             "all other distances being as they are."
         )
@@ -195,16 +188,12 @@ class Explanation:
         found = self.out_of_distribution
         prototype = f"{found.prototype_distance:.2f} from the nearest prototype"
         case = f"{found.case_distance:.2f} from the nearest training case"
-        usual = (
-            f"99 % of validation images: at most {found.prototype_limit:.2f} and "
-            f"{found.case_limit:.2f}"
-        )
+        usual = f"at most {found.prototype_limit:.2f} and {found.case_limit:.2f}"
+        start, between = "Distances are", " and"
         if found.flag:
-            return (
-                "WARNING: unlike anything that was trained on, so the prediction means little: "
-                f"{prototype}, {case} ({usual})."
-            )
-        return f"Distances are {prototype} and {case} ({usual})."
+            start = "WARNING: unlike anything that was trained on, so the prediction means little:"
+            between = ","
+        return f"{start} {prototype}{between} {case} (99 % of validation images: {usual})."
 
 
 def _plain(value: Any) -> Any:
@@ -218,13 +207,13 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
-def _with_article(name: str) -> str:
+def with_article(name: str) -> str:
     """`a 7`, `an 8`, `an Ankle boot`."""
     return f"{'an' if name[0].lower() in 'aeio8' else 'a'} {name}"
 
 
 def _named(reason: PrototypeReason) -> str:
-    name = _with_article(reason.class_name)
+    name = with_article(reason.class_name)
     return f"prototype {reason.index} ({name}, {reason.contribution:+.2f})"
 
 

@@ -5,12 +5,12 @@ the words stand in templates/card.md.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel
 
 from protodl.core.config import Params
 from protodl.data.datasets import DATASETS
@@ -51,45 +51,36 @@ def model_card(row: ResultRow, files: RowFiles, params: Params) -> str:
         files: what `read_row` has read of it.
         params: params.yaml.
     """
-    log, experiment = files.logs[0], params.experiment(row.row)
     shown = [each for each in measures(*TABLES, "card") if each.place != "training"]
+    ended = max(log.end_ms for log in files.logs) / 1000
     return (
         templates()
         .get_template("card.md")
         .render(
             row=row,
             mean=row.mean,
-            log=log,
+            log=files.logs[0],
+            evaluations=files.evaluations,
             info=DATASETS[row.dataset],
-            name=f"{log.experiment_name}-{row.dataset}",
-            explains=log.parameters["model"].get("distance")
-            != "none",  # a baseline has no prototypes
             sample_heading=SAMPLE_HEADING,
-            validation_share=log.num_validation / (log.num_train + log.num_validation),
             split_seed=params.training.split_seed,
-            num_tested=sum(map(sum, files.evaluations[0].confusion)),
-            experiment=experiment,
-            model=experiment.model,
-            loss=_listed(experiment.loss.model_dump(exclude={"reconstruction_norm"})),
-            optimizer=experiment.optimizer,
-            augment=_listed(experiment.augment.model_dump(exclude={"elastic_sigma"})),
+            experiment=params.experiment(row.row),
+            listed=_listed,
             results=[(each, _value(each, row)) for each in shown if each.name in row.mean],
             published=load_published().port,
             recognisable=RECOGNISABLE,
             confused=_confused(files, DATASETS[row.dataset].class_names),
-            accuracies=[seed.metrics["test_accuracy"] for seed in files.evaluations],
             limits=_limits(files),
             environment=defaultdict(lambda: "unknown", row.environment),
             time=format_seconds(row.mean["train_seconds"]),
-            ended=datetime.fromtimestamp(
-                max(each.end_ms for each in files.logs) / 1000, UTC
-            ).date(),
+            ended=datetime.fromtimestamp(ended, UTC).date(),
         )
     )
 
 
-def _listed(values: Mapping[str, Any]) -> str:
-    """What is not switched off."""
+def _listed(config: BaseModel, without: str) -> str:
+    """What is not switched off, without one value."""
+    values = config.model_dump(exclude={without})
     on = [name if value is True else f"{name} {value:g}" for name, value in values.items() if value]
     return ", ".join(on) or "none"
 

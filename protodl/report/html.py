@@ -2,13 +2,12 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
 
@@ -16,8 +15,8 @@ from protodl.core.config import Params
 from protodl.core.training_log import ResultsError
 from protodl.report.cards import templates
 from protodl.report.results import ResultRow
-from protodl.report.results_page import PICTURES, how_made, row_facts
-from protodl.report.tables import Column, below, protocol, tables
+from protodl.report.results_page import PICTURES, how_made, picture_path, row_facts
+from protodl.report.tables import below, protocol, tables
 
 OPEN = ("reasons", "samples", "prototypes")  # of PICTURES; the others unfold
 KINDS = {  # of explained test images, in the order of the page
@@ -53,19 +52,6 @@ class Picture:
         return cls(source, width, height, text, caption)
 
 
-@dataclass(frozen=True)
-class Section:
-    """What the page shows of one row; text as HTML."""
-
-    row: str
-    cells: dict[str, list[tuple[str, str]]]  # headings and cells of the row by table
-    facts: list[Markup]
-    open: list[Picture]
-    folded: list[Picture]
-    gallery: list[tuple[str, list[Picture]]]  # by kind, without those that have none
-    card: Markup | None
-
-
 def html_report(
     rows: Sequence[ResultRow], params: Params, folder: Path, cards: Path, overview: Path
 ) -> str:
@@ -82,47 +68,33 @@ def html_report(
         ResultsError: a file is not what its name says.
         OSError: a picture is missing.
     """
-    shown = tables(rows)
     head = "One image of each data set, its reconstruction, and the prototypes it was recognised by"
-    return (
-        templates(autoescape=True)
-        .get_template("report.html")
-        .render(
-            protocol=_inline(protocol(rows)),
-            below=below(rows),
-            overview=Picture.read(overview, head),
-            tables={
-                title: [(column.heading, _inline(column.meaning)) for column in columns]
-                for title, columns in shown.items()
-            },
-            how=[_inline(fact) for fact in how_made(rows)],
-            sections=[
-                _section(row, params, folder / row.row, cards / f"{row.row}.md", shown)
-                for row in rows
-            ],
-        )
+    environment = templates(autoescape=True)
+    environment.filters["inline"] = _inline
+    return environment.get_template("report.html").render(
+        protocol=protocol(rows),
+        below=below(rows),
+        overview=Picture.read(overview, head),
+        tables=tables(rows),
+        how=how_made(rows),
+        sections=[_section(row, params, folder, cards / f"{row.row}.md") for row in rows],
     )
 
 
-def _section(
-    row: ResultRow, params: Params, folder: Path, card: Path, shown: Mapping[str, Sequence[Column]]
-) -> Section:
+def _section(row: ResultRow, params: Params, folder: Path, card: Path) -> dict[str, Any]:
+    """What the page shows of one row."""
     pictures = {
-        name: Picture.read(folder / "pictures" / f"{name}.png", f"{row.row}: {caption}", caption)
+        name: Picture.read(picture_path(folder, row.row, name), f"{row.row}: {caption}", caption)
         for name, caption in PICTURES.items()
     }
-    return Section(
-        row=row.row,
-        cells={
-            title: [(column.heading, column.cell(row)) for column in columns]
-            for title, columns in shown.items()
-        },
-        facts=[_inline(fact) for fact in row_facts(row, params)],
-        open=[picture for name, picture in pictures.items() if name in OPEN],
-        folded=[picture for name, picture in pictures.items() if name not in OPEN],
-        gallery=list(_gallery(folder / "explanations")),
-        card=_card(card.read_text(encoding="utf-8")) if card.is_file() else None,
-    )
+    return {
+        "row": row,
+        "facts": row_facts(row, params),
+        "open": [picture for name, picture in pictures.items() if name in OPEN],
+        "folded": [picture for name, picture in pictures.items() if name not in OPEN],
+        "gallery": list(_gallery(folder / row.row / "explanations")),
+        "card": _card(card.read_text(encoding="utf-8")) if card.is_file() else None,
+    }
 
 
 def _gallery(folder: Path) -> Iterator[tuple[str, list[Picture]]]:
@@ -150,25 +122,8 @@ def _inline(text: str) -> Markup:
 
 def _card(text: str) -> Markup:
     """A model card as HTML, its headings below the page's."""
-    if text.startswith("---\n"):
-        text = text.partition("\n---\n")[2]  # what it says to programs
     tokens = _markdown.parse(text)
-    levels = sorted({token.tag for token in tokens if token.type == "heading_open"})
     for token in tokens:
         if token.type.startswith("heading_"):
-            token.tag = f"h{min(CARD_LEVEL + levels.index(token.tag), 6)}"
-        token.children = list(_self_contained(token.children)) if token.children else None
+            token.tag = f"h{int(token.tag[1]) + CARD_LEVEL - 1}"
     return Markup(_markdown.renderer.render(tokens, _markdown.options, {}))
-
-
-def _self_contained(tokens: Sequence[Token]) -> Iterator[Token]:
-    """Without pictures, which the page shows itself, and links to files, which it may have left."""
-    linked: list[bool] = []
-    for token in tokens:
-        if token.type == "link_open":
-            linked.append(str(token.attrGet("href")).startswith(("https://", "http://")))
-        keep = linked[-1] if token.type in ("link_open", "link_close") else token.type != "image"
-        if token.type == "link_close":
-            linked.pop()
-        if keep:
-            yield token

@@ -4,7 +4,7 @@ Rows come from params.yaml, in its order; files of a row that is not in there an
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -199,10 +199,10 @@ def _run_id(logs: Iterable[SeedLog]) -> str:
     return next((run_id for run_id in ids if run_id != UNTRACKED), UNTRACKED)
 
 
-def _environment(logs: Iterable[SeedLog]) -> dict[str, str]:
+def _environment(logs: Sequence[SeedLog]) -> dict[str, str]:
     """Facts of all seeds together; where they differ, each value once."""
-    values: dict[str, dict[str, None]] = {}
-    for log in logs:
-        for name, value in log.environment.items():
-            values.setdefault(name, {})[value] = None
-    return {name: " / ".join(found) for name, found in sorted(values.items())}
+    found = [log.environment for log in logs]
+    return {
+        name: " / ".join(dict.fromkeys(each[name] for each in found if name in each))
+        for name in sorted({name for each in found for name in each})
+    }

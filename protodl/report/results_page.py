@@ -6,10 +6,10 @@ from pathlib import Path
 from protodl.core.config import Experiment, Params
 from protodl.core.training_log import ResultsError
 from protodl.evaluation.measures import MEASURES, measures
+from protodl.report.cards import templates
 from protodl.report.published import load_published
 from protodl.report.results import ResultRow, differences
 from protodl.report.tables import (
-    Column,
     below,
     definition,
     format_seconds,
@@ -30,18 +30,8 @@ PICTURES = {  # of each row, with what they show, in the order of the page
 }
 
 
-INTRODUCTION = """\
-A row is one experiment of `params.yaml`: a data set, a network and a recipe, trained once for \
-each seed. Validation images are {validation:,} images of the training split that no network is \
-trained on."""
-EXPLANATIONS = """\
-Each prototype stands for one class, and the decoder shows it as a picture. Its nearest training \
-case is the training image whose code lies nearest to it. Numbers in % are shares of the \
-prototypes or images that a definition names, as means over the seeds."""
-
-
 def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path, cards: Path) -> str:
-    """The page in Markdown.
+    """The page in Markdown; its words stand in templates/results.md.
 
     Args:
         rows: the table.
@@ -49,18 +39,24 @@ def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path, card
         pictures: folder of the rows (results/rows), relative to the page.
         cards: folder of the model cards, <row>.md, relative to the page.
     """
-    introduction = INTRODUCTION.format(validation=params.training.validation_size)
-    (accuracy, first), (explanations, second) = tables(rows).items()
-    parts = ["# Results", protocol(rows), introduction]
-    parts += [f"## {accuracy}", table(rows, first), below(rows), _meanings(first)]
-    parts += [f"## {explanations}", EXPLANATIONS, table(rows, second), _meanings(second)]
-    parts += ["## How the numbers were made", _items(how_made(rows)), "## Rows", _captions()]
-    for row in rows:
-        card = f"[Model card]({(cards / row.row).as_posix()}.md)."
-        facts = [*row_facts(row, params), card]
-        grid = _grid(row.row, (pictures / row.row / "pictures").as_posix())
-        parts += [f"### {row.row}", _items(facts), grid]
-    return "\n\n".join(parts) + "\n"
+    return (
+        templates()
+        .get_template("results.md")
+        .render(
+            rows=rows,
+            protocol=protocol(rows),
+            validation_size=params.training.validation_size,
+            tables=tables(rows),
+            table=table,
+            below=below(rows),
+            definition=definition,
+            how=how_made(rows),
+            captions=PICTURES,
+            facts={row.row: row_facts(row, params) for row in rows},
+            pictures=pictures.as_posix(),
+            cards=cards.as_posix(),
+        )
+    )
 
 
 def how_made(rows: Sequence[ResultRow]) -> list[str]:
@@ -107,46 +103,22 @@ def _projection(row: ResultRow) -> list[str]:
     return [f"{words} {', '.join(changes)}."] if changes else []
 
 
-# --- pictures -----------------------------------------------------------------------------------
-
-
-def _captions() -> str:
-    listed = "\n".join(f"{n}. {caption}." for n, caption in enumerate(PICTURES.values(), 1))
-    return f"Each row has these pictures, from left to right and from top to bottom:\n\n{listed}"
-
-
-def _grid(row: str, folder: str) -> str:
-    """The pictures of a row, two in a line; HTML, because Markdown gives no widths."""
-    cells = [
-        f'<td width="50%"><a href="{folder}/{name}.png">'
-        f'<img src="{folder}/{name}.png" alt="{row}: {name}"></a></td>'
-        for name in PICTURES
-    ]
-    pairs = zip(cells[::2], cells[1::2], strict=True)
-    lines = [f"<tr>\n{left}\n{right}\n</tr>" for left, right in pairs]
-    return "\n".join(["<table>", *lines, "</table>"])
+def picture_path(folder: Path, row: str, name: str) -> Path:
+    """Where a picture of a row is kept below `folder` (results/rows)."""
+    return folder / row / "pictures" / f"{name}.png"
 
 
 def require_pictures(rows: Sequence[ResultRow], folder: Path) -> None:
     """Make sure that everything the page shows is there; raises ResultsError."""
     for row in rows:
         for name in PICTURES:
-            path = folder / row.row / "pictures" / f"{name}.png"
+            path = picture_path(folder, row.row, name)
             if not path.is_file():
                 raise ResultsError(f"{path}: missing; run `dvc repro prototypes@{row.row}`")
 
 
 def overview_pictures(rows: Sequence[ResultRow], folder: Path) -> list[Path]:
     """The reasons of the first row of each data set."""
-    first: dict[str, str] = {}
-    for row in rows:
-        first.setdefault(row.dataset, row.row)
-    return [folder / row / "pictures" / "reasons.png" for row in first.values()]
-
-
-def _meanings(columns: Sequence[Column]) -> str:
-    return _items([definition(each.heading, each.meaning) for each in columns])
-
-
-def _items(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    first = {row.dataset: row.row for row in reversed(rows)}
+    datasets = dict.fromkeys(row.dataset for row in rows)
+    return [picture_path(folder, first[dataset], "reasons") for dataset in datasets]

@@ -42,9 +42,15 @@ def results_table(rows: Sequence[ResultRow]) -> str:
     return _paragraphs(protocol(rows), both[0], below(rows), *both[1:])
 
 
-def table(rows: Sequence[ResultRow], columns: Sequence[Column]) -> str:
-    """One table in Markdown."""
-    cells = [[row.row, *(column.cell(row) for column in columns)] for row in rows]
+def table(rows: Sequence[ResultRow], columns: Sequence[Column], page: str = "") -> str:
+    """One table in Markdown; each row leads to its section of `page` if there is one."""
+    cells = [
+        [
+            f"[{row.row}]({page}#{row.row})" if page else row.row,
+            *(each.cell(row) for each in columns),
+        ]
+        for row in rows
+    ]
     return markdown_table(["row", *(column.heading for column in columns)], cells)
 
 
@@ -52,12 +58,7 @@ def short_table(rows: Sequence[ResultRow], page: str = "RESULTS.md") -> str:
     """The README's table in Markdown; each row leads to its section of `page`."""
     test, seconds = (_column(MEASURES[name]) for name in ("test_accuracy", "train_seconds"))
     columns = [test, *(_PUBLISHED[:1] if _comparable(rows) else []), seconds]
-    cells = [
-        [f"[{row.row}]({page}#{row.row})", *(column.cell(row) for column in columns)]
-        for row in rows
-    ]
-    shown = markdown_table(["row", *(column.heading for column in columns)], cells)
-    return _paragraphs(protocol(rows), shown, below(rows))
+    return _paragraphs(protocol(rows), table(rows, columns, page), below(rows))
 
 
 def markdown_table(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

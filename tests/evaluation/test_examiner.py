@@ -30,7 +30,7 @@ class Case:
         params = write_params(folder, rows, source="sample")
         sample = ROOT / "data" / "sample"
         data = folder / "data"
-        download("mnist", data, raw=folder, sample=sample, source="sample", progress=False)
+        download("mnist", data, raw=folder, sample=sample, source="sample")
         train, validation = split_validation(load_split(data / "train.pt"), 400, 0)
         experiment = params.experiment(ROW)
         torch.manual_seed(0)

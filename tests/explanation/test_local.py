@@ -265,8 +265,7 @@ def test_json_holds_everything_but_the_pictures(model: Model, test: Split) -> No
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     first, second = found.prediction, found.runner_up
     assert data["caption"] == (
-        f"Predicted {first.class_name} ({first.percent}), label {found.label}; "
-        f"runner-up {second.class_name} ({second.percent}). Not out of distribution."
+        f"Predicted {first}, label {found.label}; runner-up {second}. Not out of distribution."
     )
     assert list(data["prediction"]) == ["index", "class", "probability", "logit"]
     assert data["label"] == str(int(test.labels[0]))

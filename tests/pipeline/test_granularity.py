@@ -116,7 +116,7 @@ def test_a_seed_is_trained_again_only_where_its_row_resolves_to_something_else(
     data = copy.deepcopy(PARAMS)
     data["defaults"]["loss"]["r2"] = 3.0
     raw, sample = tmp_path / "raw", ROOT / "data" / "sample"
-    download("mnist", tmp_path, source="sample", raw=raw, sample=sample, progress=False)
+    download("mnist", tmp_path, source="sample", raw=raw, sample=sample)
     found = []
     for changes in ({}, {path: value}):
         for place, new in changes.items():

@@ -176,7 +176,7 @@ def _sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
     """Real images of MNIST: for training, held out."""
     folder = tmp_path_factory.mktemp("mnist")
     raw, images = folder / "raw", ROOT / "data" / "sample"
-    download("mnist", folder, source="sample", raw=raw, sample=images, progress=False)
+    download("mnist", folder, source="sample", raw=raw, sample=images)
     return split_validation(load_split(folder / "train.pt"), 400, 0)
 
 

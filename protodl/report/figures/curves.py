@@ -54,7 +54,12 @@ def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Fi
     rate = figure.add_axes((0.575, 0.13, 0.3, 0.17))
     _draw_accuracy(accuracy, logs, published)
     _draw_losses(loss, logs)
-    _draw_learning_rate(rate, logs)
+    rates = [[record.learning_rate for record in log.history] for log in logs]
+    _draw_curves(rate, logs, rates, GREY, 1.0)
+    peak = max(map(max, rates))
+    rate.set_title("Learning rate")
+    rate.set_ylim(0, 1.08 * peak or 1)
+    rate.set_yticks([0, peak], ["0", f"{peak:.2g}"])
     last = max(record.epoch for log in logs for record in log.history)
     margin = 0.5 if last < 20 else 0
     for axes in (accuracy, loss, rate):
@@ -70,30 +75,18 @@ def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Fi
     return figure
 
 
-def _draw_learning_rate(axes: Axes, logs: Sequence[SeedLog]) -> None:
-    for log in logs:
-        _draw_curve(axes, log, [r.learning_rate for r in log.history], GREY, 1.0, _opacity(logs))
-    peak = max(record.learning_rate for log in logs for record in log.history)
-    axes.set_title("Learning rate")
-    axes.set_ylim(0, 1.08 * peak or 1)
-    axes.set_yticks([0, peak], ["0", f"{peak:.2g}"])
-
-
 def _draw_accuracy(axes: Axes, logs: Sequence[SeedLog], published: float | None) -> None:
     """Draw the error on a logarithmic axis from top to bottom, labelled as accuracy in percent."""
-    training = [[_error(r.train["accuracy"]) for r in log.history] for log in logs]
-    validation = [[_error(r.validation["accuracy"]) for r in log.history] for log in logs]
-    for log, on_training, on_validation in zip(logs, training, validation, strict=True):
-        _draw_curve(axes, log, on_training, ORANGE, 0.9, _opacity(logs))
-        _draw_curve(axes, log, on_validation, BLUE, 1.4, _opacity(logs))
-        for record, error in zip(log.history, on_validation, strict=True):
-            if record.epoch == log.selected_epoch:
-                axes.plot(record.epoch, error, "o", color=BLUE, markersize=4.5, zorder=5,
-                          markeredgecolor="white", clip_on=False, gid="selected")  # fmt: skip
-    labels = [
-        (float(np.median([errors[-1] for errors in validation])), "validation", BLUE),
-        (float(np.median([errors[-1] for errors in training])), "training", DARK_ORANGE),
-    ]
+    errors = [[_error(r.train["accuracy"]) for r in log.history] for log in logs]
+    training = _draw_curves(axes, logs, errors, ORANGE, 0.9)
+    errors = [[_error(r.validation["accuracy"]) for r in log.history] for log in logs]
+    validation = _draw_curves(axes, logs, errors, BLUE, 1.4)
+    for log in logs:
+        selected = next(r for r in log.history if r.epoch == log.selected_epoch)
+        error = _error(selected.validation["accuracy"])
+        axes.plot(selected.epoch, error, "o", color=BLUE, markersize=4.5, zorder=5,
+                  markeredgecolor="white", clip_on=False, gid="selected")  # fmt: skip
+    labels = [(validation, "validation", BLUE), (training, "training", DARK_ORANGE)]
     if published is not None:
         axes.axhline(_error(published), color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         labels.append((_error(published), f"published {100 * published:.2f}", GREY))
@@ -111,51 +104,47 @@ def _error(accuracy: float) -> float:
 
 
 def _draw_losses(axes: Axes, logs: Sequence[SeedLog]) -> None:
+    """Draw every term that is not 0; its label says so where it is below 0 at the end."""
     terms = [name for name in logs[0].history[0].train if name not in ("accuracy", "loss")]
-    names = [*terms, *(["loss"] if "loss" in logs[0].history[0].train else [])]
-    spare = iter(SPARE_COLOURS * len(names))
-    ends = {}
-    for name in names:
+    spare = iter(SPARE_COLOURS * len(terms))
+    labels = []
+    for name in [*terms, "loss"]:
         colour = INK if name == "loss" else TERM_COLOURS.get(name) or next(spare)
-        last = float(np.median([_draw_term(axes, log, name, colour, logs) for log in logs]))
-        ends[name] = (last, TERM_WORDS.get(name, name.replace("_", " ")), colour)
+        values = [[r.train.get(name, 0.0) for r in log.history] for log in logs]
+        training = _draw_curves(axes, logs, values, colour, 0.6, 0.7)
+        values = [[r.validation.get(name, 0.0) for r in log.history] for log in logs]
+        validation = _draw_curves(axes, logs, values, colour, 1.3)
+        if last := validation or training:
+            words = TERM_WORDS.get(name, name.replace("_", " "))
+            labels.append((last, words if last > 0 else f"{words} < 0", colour))
     _scale_logarithmically(axes)
     lowest = axes.get_ylim()[0]
-    labels = [
-        (last, words, colour) if last > 0 else (lowest, f"{words} < 0", colour)
-        for last, words, colour in ends.values()
-        if last
-    ]
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_title("Loss terms; thin: training")
-    _label_ends(axes, labels)
+    _label_ends(axes, [(e if e > 0 else lowest, words, colour) for e, words, colour in labels])
 
 
-def _draw_term(axes: Axes, log: SeedLog, name: str, colour: str, logs: Sequence[SeedLog]) -> float:
-    """Draw a loss term of one seed; returns its last value, on validation images if measured.
+def _draw_curves(
+    axes: Axes,
+    logs: Sequence[SeedLog],
+    series: Sequence[Sequence[float]],
+    colour: str,
+    width: float,
+    opacity: float = 1.0,
+) -> float:
+    """Draw a curve for each seed, of a value for each epoch; returns the median of the last ones.
 
-    Values of 0 (a term that is off) and below leave a gap in the curve: the axis is logarithmic.
+    Values of 0 (a term that is off) and below leave a gap: such axes are logarithmic. Where there
+    is but one epoch, it is a dot.
     """
-    training = [r.train.get(name, 0.0) for r in log.history]
-    validation = [r.validation.get(name, 0.0) for r in log.history]
-    for values, width, opacity in ((training, 0.6, 0.7), (validation, 1.3, 1.0)):
+    opacity *= 1.0 if len(logs) == 1 else 0.6
+    for log, values in zip(logs, series, strict=True):
+        epochs = [record.epoch for record in log.history]
         positive = [value if value > 0 else np.nan for value in values]
-        _draw_curve(axes, log, positive, colour, width, opacity * _opacity(logs))
-    return validation[-1] or training[-1]
-
-
-def _opacity(logs: Sequence[SeedLog]) -> float:
-    return 1.0 if len(logs) == 1 else 0.6
-
-
-def _draw_curve(
-    axes: Axes, log: SeedLog, values: Sequence[float], colour: str, width: float, opacity: float
-) -> None:
-    """Draw a curve, or a dot where there is but one epoch."""
-    epochs = [record.epoch for record in log.history]
-    marker = "o" if len(epochs) == 1 else ""
-    axes.plot(epochs, values, color=colour, linewidth=width, alpha=opacity, marker=marker,
-              markersize=3)  # fmt: skip
+        marker = "o" if len(epochs) == 1 else ""
+        axes.plot(epochs, positive, color=colour, linewidth=width, alpha=opacity, marker=marker,
+                  markersize=3)  # fmt: skip
+    return float(np.median([values[-1] for values in series]))
 
 
 def _scale_logarithmically(axes: Axes) -> None:

@@ -4,8 +4,6 @@ Shapes: P prototypes, K classes, R rows and C columns of any matrix.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,6 +24,7 @@ from protodl.report.figures.page import (
     Ints,
     Page,
     break_name,
+    number_words,
     require,
     styled,
     text_width,
@@ -40,67 +39,56 @@ CONFUSION_ROW = 42  # height in pixels
 DARK = 150  # brightness (0 to 255) of a cell below which its number is white
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of a matrix: their names, how these are written, and the width in pixels."""
-
-    names: Sequence[str]
-    upright: bool
-    width: int
-
-    @classmethod
-    def fitting(cls, names: Sequence[str], smallest: int, largest: int) -> Self:
-        """As wide as the names need, within limits; names that are still wider stand upright."""
-        broken = [break_name(name, 60) for name in names]
-        widest = text_width("\n".join(broken))
-        width = min(max(smallest, round(widest) + 6), largest)
-        upright = widest > width
-        return cls(names if upright else broken, upright, width)
-
-    @property
-    def height(self) -> int:
-        """Height in pixels of the names above the cells."""
-        if self.upright:
-            return round(max(text_width(name) for name in self.names)) + 10
-        return LINE * max(name.count("\n") + 1 for name in self.names) + 8
-
-
 def _draw_matrix(
     page: Page,
     shades: Pixels,
     words: Sequence[Sequence[str]],
-    row_names: Sequence[str],
-    columns: _Columns,
+    names: tuple[Sequence[str], Sequence[str]],
     corner: tuple[int, int],
-    row_height: int,
+    cell: tuple[int, int],
 ) -> Axes:
-    """Draw one cell for each entry, with its words, below and beside the names.
+    """Draw one cell for each entry, with its words as large as fit, and names beside and above.
 
     Args:
         page: what to draw on.
         shades: colours (R, C, 3).
         words: R lists of C texts.
-        row_names: R names.
-        columns: the C columns.
+        names: R of rows and C of columns.
         corner: left and upper edge of the cells, in pixels of the page.
-        row_height: in pixels.
+        cell: width and height in pixels.
 
     Returns:
         Axes in which the centre of row r, column c is the point (c, r).
     """
     height, width, _ = shades.shape
-    axes = page.inset(*corner, width * columns.width, height * row_height)
+    axes = page.inset(*corner, width * cell[0], height * cell[1])
     axes.imshow(shades, aspect="auto", interpolation="nearest")
     axes.set_autoscale_on(False)
-    axes.set_xticks(range(width), columns.names, rotation=90 if columns.upright else 0)
-    axes.set_yticks(range(height), row_names)
+    columns, upright, _ = _above(names[1], cell[0])
+    axes.set_xticks(range(width), columns, rotation=90 * upright)
+    axes.set_yticks(range(height), names[0])
     axes.tick_params(length=0, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)
-    brightness = shades @ np.array([0.299, 0.587, 0.114])
-    for (r, c), value in np.ndenumerate(brightness):
-        colour = "white" if value < DARK else INK
-        axes.text(c, r, words[r][c], ha="center", va="center_baseline", color=colour)
+    widest = text_width("\n".join({number for row in words for number in row}))
+    size = 7 * min(1, (cell[0] - 5) / max(widest, 1))
+    for (r, c), brightness in np.ndenumerate(shades @ np.array([0.299, 0.587, 0.114])):
+        colour = "white" if brightness < DARK else INK
+        axes.text(c, r, words[r][c], ha="center", va="center_baseline", color=colour, size=size)
     return axes
+
+
+def _column_width(names: Sequence[str], smallest: int, largest: int) -> int:
+    """As wide as names above need, within limits; in pixels."""
+    widest = text_width("\n".join(break_name(name, 60) for name in names))
+    return min(max(smallest, round(widest) + 6), largest)
+
+
+def _above(names: Sequence[str], width: int) -> tuple[Sequence[str], bool, int]:
+    """Names as written above columns, whether upright as wider than these, height in pixels."""
+    broken = [break_name(name, 60) for name in names]
+    if text_width("\n".join(broken)) > width:
+        return names, True, round(max(text_width(name) for name in names)) + 10
+    return broken, False, LINE * max(name.count("\n") + 1 for name in broken) + 8
 
 
 @styled
@@ -117,97 +105,52 @@ def weights_figure(
         images: decoded prototypes (P, C, H, W), shown beside their rows.
 
     Raises:
-        ValueError: shapes do not fit together, or a weight is not finite.
+        ValueError: shapes do not fit together.
     """
-    matrix = np.asarray(weights, dtype=np.float64).T
-    require(matrix.ndim == 2 and 0 not in matrix.shape, f"weights (K, P), got {np.shape(weights)}")
-    count, num_classes = matrix.shape
-    require(bool(np.isfinite(matrix).all()), "weights: not all values are finite")
-    require(num_classes == len(class_names), f"{num_classes} rows, {len(class_names)} class names")
+    size, count = weights.shape
+    require(size == len(class_names), f"{size} rows, {len(class_names)} class names")
     pixels = np.zeros((count, 0, 0, 1), np.uint8) if images is None else to_pixels(images, "images")
     require(len(pixels) == count, f"{count} prototypes need as many images")
-    table = _WeightTable.fitting(matrix, class_names, pixels)
-    order = prototype_order(matrix.argmin(axis=1), matrix.min(axis=1))
+    scale = max(1, round((56 if count <= 15 else 28) / max(pixels.shape[2], 1)))
+    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+    side = pixels.shape[2] + round(text_width("#" + "9" * len(str(count - 1)))) + 14
     beside = 1 if count <= BLOCK_ROWS else 2
-    bands = -(-count // (BLOCK_ROWS * beside))
-    rows = -(-count // (bands * beside))
-    high = table.columns.height + rows * table.row_height + 20
+    room = (PAGE_WIDTH - 2 * MARGIN - BLOCK_GAP * (beside - 1)) // beside - side
+    cell = _column_width(class_names, 64, max(26, room // size)), max(30, pixels.shape[1] + 4)
+    head, step = _above(class_names, cell[0])[2], side + size * cell[0] + BLOCK_GAP
+    bottom = MARGIN + head + -(-count // beside) * cell[1]
     legend = "head weight; filled: strongest evidence (most negative)"
-    width = max(beside * (table.width + BLOCK_GAP) - BLOCK_GAP, round(text_width(legend)))
-    page = Page(width + 2 * MARGIN, MARGIN + bands * high + 8)
-    for start in range(0, count, rows):
-        band, block = divmod(start // rows, beside)
-        corner = (MARGIN + block * (table.width + BLOCK_GAP), MARGIN + band * high)
-        table.draw_block(page, order[start : start + rows], corner)
-    page.text(MARGIN + width / 2, bands * high + 4, legend, color=GREY)
+    width = max(beside * step - BLOCK_GAP, round(text_width(legend)))
+    page = Page(width + 2 * MARGIN, bottom + 28)
+    page.text(MARGIN + width / 2, bottom + 14, legend, color=GREY)
+    order = prototype_order(weights.argmin(axis=0), weights.min(axis=0))
+    for block, shown in enumerate(np.array_split(order, beside)):
+        left, top = MARGIN + block * step + side, MARGIN + head
+        words = [[_weight_words(value, beside) for value in weights[:, p]] for p in shown]
+        names, shades = ([f"#{p}" for p in shown], class_names), _weight_shades(weights.T)[shown]
+        axes = _draw_matrix(page, shades, words, names, (left, top), cell)
+        _draw_prototypes(page, pixels[shown], axes, left, top, side)
     return page.figure
 
 
-@dataclass(frozen=True, eq=False)
-class _WeightTable:
-    """What all blocks of a weight matrix share."""
-
-    matrix: Floats  # (P, K)
-    columns: _Columns
-    pixels: Pixels  # (P, H, W, C), enlarged; H and W are 0 where there are no pictures
-    side: int  # pixels left of the cells: a prototype's number and picture
-    row_height: int
-
-    @classmethod
-    def fitting(cls, matrix: Floats, names: Sequence[str], pixels: Pixels) -> Self:
-        """Choose sizes with which one block, or two beside each other, fill the page at most."""
-        count, num_classes = matrix.shape
-        scale = max(1, round((56 if count <= 15 else 28) / max(pixels.shape[2], 1)))
-        pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-        row_height = max(26, pixels.shape[1] + 4) if pixels.size else 30
-        side = pixels.shape[2] + round(text_width("#" + "9" * len(str(count - 1)))) + 14
-        room = PAGE_WIDTH - 2 * MARGIN
-        if count > BLOCK_ROWS:
-            room = (room - BLOCK_GAP) // 2
-        columns = _Columns.fitting(names, 64, max(26, (room - side) // num_classes))
-        return cls(matrix, columns, pixels, side, row_height)
-
-    @property
-    def width(self) -> int:
-        """Width of a block in pixels."""
-        return self.side + self.columns.width * len(self.columns.names)
-
-    def draw_block(self, page: Page, prototypes: Sequence[int], corner: tuple[int, int]) -> None:
-        """Draw the rows of these prototypes, the block's left upper corner at `corner`."""
-        left, top = corner[0] + self.side, corner[1] + self.columns.height
-        numbers = _weight_words(self.matrix, self.columns.width - 5)
-        axes = _draw_matrix(
-            page,
-            _weight_shades(self.matrix)[prototypes],
-            [numbers[p] for p in prototypes],
-            [f"#{p}" for p in prototypes],
-            self.columns,
-            (left, top),
-            self.row_height,
-        )
-        _, high, wide, _ = self.pixels.shape
-        axes.tick_params(axis="y", pad=(wide + 8) * 72 / DPI, labelcolor=GREY)
-        start, end = -0.5 - self.side / self.columns.width, self.matrix.shape[1] - 0.5
-        edges = np.arange(len(prototypes) + 1) - 0.5
-        axes.hlines(edges, start, end, color=RULE, linewidth=0.6, clip_on=False)
-        for place, p in enumerate(prototypes if wide else []):
-            y = top + place * self.row_height + (self.row_height - high) // 2
-            page.image(self.pixels[p], left - 6 - wide, y, 1)
+def _weight_words(value: float, beside: int) -> str:
+    """A weight; with one digit where blocks stand beside each other, whose cells are narrow."""
+    return number_words(value) if beside == 1 else f"{value:z.1f}".replace("-", MINUS)
 
 
-def _weight_words(matrix: Floats, width: float) -> list[list[str]]:
-    """Weights with as many digits as fit into `width` pixels: -0.12, or -.12, or -0.1, or -0."""
-    small = bool(np.abs(matrix).max() < 0.995)
-    for digits, zero in ((2, "0."), (2, "."), (1, "0."), (0, "0.")):
-        if zero == "." and not small:
-            continue
-        words = [
-            [f"{value:z.{digits}f}".replace("-", MINUS).replace("0.", zero, 1) for value in row]
-            for row in matrix
-        ]
-        if text_width("\n".join({word for row in words for word in row})) <= width:
-            break
-    return words
+def _draw_prototypes(
+    page: Page, pixels: Pixels, axes: Axes, left: int, top: int, side: int
+) -> None:
+    """Make room left of the cells for decoded prototypes (R, H, W, C), and draw them there."""
+    rows, high, wide, _ = pixels.shape
+    axes.tick_params(axis="y", pad=(wide + 8) * 72 / DPI, labelcolor=GREY)
+    box, (start, end) = axes.bbox, axes.get_xlim()
+    start -= side / box.width * (end - start)
+    edges = np.arange(rows + 1) - 0.5
+    axes.hlines(edges, start, end, RULE, linewidth=0.6, clip_on=False)
+    step = round(box.height / rows)
+    for row in range(rows if wide else 0):
+        page.image(pixels[row], left - 6 - wide, top + row * step + (step - high) // 2, 1)
 
 
 def _weight_shades(matrix: Floats) -> Pixels:
@@ -235,34 +178,29 @@ def confusion_figure(counts: Ints, class_names: Sequence[str], seed: int) -> Fig
         seed: named in the title.
 
     Raises:
-        ValueError: counts are not K x K integers of 0 or more.
+        ValueError: counts are not K x K.
     """
-    counts = np.asarray(counts)
-    size = len(class_names)
+    size, totals = len(class_names), counts.sum(axis=1)
     require(counts.shape == (size, size), f"{size} classes, counts of shape {counts.shape}")
-    require(
-        np.issubdtype(counts.dtype, np.integer) and bool((counts >= 0).all()), "counts: integers"
-    )
     share = 100 * int(np.trace(counts)) / max(int(counts.sum()), 1)
     title = f"seed {seed}: accuracy {share:.2f} % of {counts.sum():,} test images"
-    side = MARGIN + 38 + round(text_width("\n".join(class_names)))
+    left = MARGIN + 38 + round(text_width("\n".join(class_names)))
     smallest = max(46, round(text_width(f"{counts.max():,}")) + 12)
-    columns = _Columns.fitting(class_names, smallest, max(smallest, (970 - side) // size))
-    width, head = size * columns.width, columns.height + 60
-    right = max(width + 70, round(text_width(title, 8, "bold")))
-    page = Page(side + right + MARGIN, head + size * CONFUSION_ROW + MARGIN)
+    column = _column_width(class_names, smallest, max(smallest, (970 - left) // size))
+    right, head = left + size * column, _above(class_names, column)[2] + 60
+    width = max(right + 70, left + round(text_width(title, 8, "bold")))
+    page = Page(width + MARGIN, head + size * CONFUSION_ROW + MARGIN)
     words = [[f"{count:,}" if count else "" for count in row] for row in counts]
-    axes = _draw_matrix(page, _confusion_shades(counts), words, class_names, columns,
-                        (side, head), CONFUSION_ROW)  # fmt: skip
-    page.text(side, 20, title, ha="left", size=8, weight="bold")
-    page.text(side + width / 2, 46, "predicted", color=GREY)
-    page.upright(MARGIN + 12, head + size * CONFUSION_ROW / 2, "true class", color=GREY)
-    page.text(side + width + 70, head - 13, "correct", ha="right", color=GREY)
+    names, cell = (class_names, class_names), (column, CONFUSION_ROW)
+    axes = _draw_matrix(page, _confusion_shades(counts), words, names, (left, head), cell)
     axes.tick_params(axis="y", pad=4)
-    for true, (count, total) in enumerate(zip(counts.diagonal(), counts.sum(axis=1), strict=True)):
+    page.text(left, 20, title, ha="left", size=8, weight="bold")
+    page.text((left + right) / 2, 46, "predicted", color=GREY)
+    page.upright(MARGIN + 12, head + size * CONFUSION_ROW / 2, "true class", color=GREY)
+    page.text(right + 70, head - 13, "correct", ha="right", color=GREY)
+    for true, (count, total) in enumerate(zip(counts.diagonal(), totals, strict=True)):
         correct = f"{100 * count / total:.1f} %" if total else "no image"
-        y = head + (true + 0.5) * CONFUSION_ROW
-        page.text(side + width + 70, y, correct, ha="right")
+        page.text(right + 70, head + (true + 0.5) * CONFUSION_ROW, correct, ha="right")
     return page.figure
 
 

@@ -4,13 +4,12 @@ A figure is laid out in pixels of a 150 dpi page, so that each picture's pixels 
 the page; 1050 of them are the 7 inches of a paper's text width.
 """
 
-import functools
 import io
-from collections.abc import Callable
+import re
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -25,15 +24,12 @@ from protodl.report.figures.pixels import Pixels
 
 Floats = npt.NDArray[Any]
 Ints = npt.NDArray[Any]
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 DPI = 150
 PAGE_WIDTH = 1050
 LARGEST_EXACT_FILE = 100_000  # bytes; a larger picture is stored with 256 colours
 MARGIN = 10
 LINE = 18  # of 7 point text
 MINUS = "\N{MINUS SIGN}"
-
 
 # Okabe and Ito's colours: colour-blind readers distinguish them, also in grey print.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
@@ -45,18 +41,14 @@ STYLE: Any = {  # the stubs want a literal type for each key
     "text.color": INK,
     "text.parse_math": False,  # a class may be called $5
     "text.hinting": "no_hinting",  # letters keep their distances, and widths can be foretold
-    "figure.facecolor": "white",
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
-    "axes.labelsize": 7,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 8,
     "axes.titleweight": "bold",
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
     "xtick.color": GREY,
     "ytick.color": GREY,
     "xtick.labelcolor": INK,
@@ -69,17 +61,8 @@ STYLE: Any = {  # the stubs want a literal type for each key
 }
 
 
-def styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Run with matplotlib's defaults and STYLE, whatever the user's own matplotlibrc says."""
-
-    @functools.wraps(draw)
-    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE)
-            return draw(*args, **kwargs)
-
-    return wrapped
+# A decorator: matplotlib's defaults and STYLE hold, whatever the user's own matplotlibrc says.
+styled = matplotlib.style.context(["default", STYLE])
 
 
 @styled
@@ -124,8 +107,8 @@ class Page:
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
         self.axes.set_autoscale_on(False)
-        self.axes.set_xlim(0, width)
-        self.axes.set_ylim(height, 0)
+        self.axes.set_xlim(0, self.figure.bbox.width)
+        self.axes.set_ylim(self.figure.bbox.height, 0)
 
     def image(self, pixels: Pixels, x: int, y: int, scale: int) -> None:
         """Draw (H, W, C) with its top left corner at (x, y), each pixel `scale` wide and high."""
@@ -133,8 +116,6 @@ class Page:
         box = (x, x + width * scale, y + height * scale, y)
         colours = np.broadcast_to(pixels, (height, width, 3))
         self.axes.imshow(colours, extent=box, interpolation="nearest", aspect="auto")
-        self.axes.set_xlim(0, self.figure.bbox.width)
-        self.axes.set_ylim(self.figure.bbox.height, 0)
 
     def inset(self, x: float, y: float, width: float, height: float) -> Axes:
         """Add axes over a box whose top left corner is (x, y)."""
@@ -142,13 +123,9 @@ class Page:
         box = (x / across, 1 - (y + height) / down, width / across, height / down)
         return self.figure.add_axes(box)
 
-    def rule(self, x: float, y: float, width: float) -> None:
-        """Draw a thin horizontal line."""
-        self.axes.plot([x, x + width], [y, y], color=RULE, linewidth=0.6)
-
-    def upright_rule(self, x: float, y: float, end: float) -> None:
-        """Draw a thin vertical line."""
-        self.axes.plot([x, x], [y, end], color=RULE, linewidth=0.6)
+    def rule(self, x: float, y: float, right: float, end: float) -> None:
+        """Draw a thin line from (x, y) to (right, end)."""
+        self.axes.plot([x, right], [y, end], color=RULE, linewidth=0.6)
 
     def bar(self, x: float, y: float, length: float, positive: bool, width: float = 2) -> None:
         """Draw a length from x, to the left where negative: blue speaks for, vermilion against."""
@@ -167,12 +144,40 @@ class Page:
         style = {"ha": "center", "va": "center", **style}
         self.axes.text(x, y, words, rotation=90, **style)
 
-    def label(self, x: float, y: float, words: str, upwards: bool = False, **style: Any) -> None:
-        """Write lines downwards from y, or so that the last one stands on it."""
-        lines = words.split("\n")
-        start = y - LINE * (len(lines) - 0.5) if upwards else y + LINE / 2
-        for index, line in enumerate(lines):
-            self.text(x, start + LINE * index, line, **style)
+    def label(
+        self, x: float, y: float, words: str, below: str = "", ha: str = "left", **style: Any
+    ) -> None:
+        """Write two lines, their middle at y, the one below in grey."""
+        self.text(x, y - LINE / 2, words, ha=ha, **style)
+        self.text(x, y + LINE / 2, below, ha=ha, color=GREY)
+
+    def paragraph(
+        self, x: float, y: float, words: str, width: float, size: float = 7, **style: Any
+    ) -> float:
+        """Write lines no wider than given, below y and some room; returns their lower edge."""
+        step, y = round(size * 2.6), y + 7
+        for line in _folded(words, width, size, style.get("weight", "normal")):
+            y += step
+            true_minus = re.sub(r"(?<!\w)-(?=\d)", MINUS, line)
+            self.text(x, y - step / 2, true_minus, size, ha="left", **style)
+        return y
+
+    def cut(self, height: float) -> Figure:
+        """The figure, ending at this height."""
+        self.figure.set_size_inches(self.figure.get_figwidth(), (height + 1e-6) / DPI)
+        self.axes.set_ylim(self.figure.bbox.height, 0)
+        return self.figure
+
+
+def _folded(words: str, width: float, size: float, weight: str) -> list[str]:
+    lines: list[str] = []
+    for word in words.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size, weight) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def text_width(words: str, size: float = 7, weight: str = "normal") -> float:
@@ -190,17 +195,14 @@ def break_name(name: str, width: float, **font: Any) -> str:
 
 
 def number_words(value: float) -> str:
-    """Three digits or so, with a true minus sign."""
+    """Three digits or so, with a true minus sign before what does not round to 0."""
     digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-    return f"{value:.{digits}f}".replace("-", MINUS)
+    return f"{value:z.{digits}f}".replace("-", MINUS)
 
 
 def signed_words(value: float) -> str:
-    """The same with a plus sign before what is above 0, and no sign before what rounds to 0."""
-    words = number_words(value)
-    if float(words.replace(MINUS, "-")) == 0:
-        return words.removeprefix(MINUS)
-    return words if value < 0 else f"+{words}"
+    """The same with a plus sign before what rounds to more than 0."""
+    return f"+{number_words(value)}" if value >= 0.005 else number_words(value)
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,6 +1,7 @@
 """Grids of images: reconstructions below their originals, and all decoded prototypes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,59 +24,54 @@ from protodl.report.figures.page import (
 )
 from protodl.report.figures.pixels import Images, to_pixels
 
+COLUMNS = 10  # of samples
+
 
 @styled
 def samples_figure(
     originals: Images,
     reconstructions: Images,
-    labels: Ints | None = None,
-    predictions: Ints | None = None,
-    class_names: Sequence[str] | None = None,
-    columns: int = 10,
+    labels: Sequence[str] = (),
+    predictions: Sequence[str] = (),
 ) -> Figure:
     """Originals (N, C, H, W) above their reconstructions, true class on top, predicted class below.
 
-    A wrong prediction stands out by colour and weight. labels, predictions: (N,).
+    A wrong prediction stands out by colour and weight. labels, predictions: N names, or none;
+    ValueError where shapes or numbers do not fit together.
     """
     top = to_pixels(originals, "originals")
     bottom = to_pixels(reconstructions, "reconstructions")
     require(top.shape == bottom.shape, f"originals {top.shape} and reconstructions {bottom.shape}")
     count, height, width, _ = top.shape
+    for names in (labels, predictions):
+        require(len(names) in (0, count), f"{count} images, but {len(names)} labels or predictions")
     scale = max(1, round(84 / width))
     cell, tall, side = width * scale + 4, height * scale, 26
-    above = [break_name(name, cell) for name in _class_names(labels, class_names, count)]
-    below = [break_name(name, cell) for name in _class_names(predictions, class_names, count)]
-    head, foot = _most_lines(above) * LINE + 4, _most_lines(below) * LINE + 4
-    columns = min(columns, count)
-    block = head + 2 * tall + 4 + foot + 12
-    rows = -(-count // columns)
-    page = Page(side + columns * cell + MARGIN, MARGIN + rows * block)
-    for row in range(rows):
-        y = MARGIN + row * block + head + tall / 2
-        page.upright(side - 12, y, "original", color=GREY)
-        page.upright(side - 12, y + tall + 4, "decoded", color=GREY)
+    above = [break_name(name, cell) for name in labels] or [""] * count
+    below = [break_name(name, cell) for name in predictions] or [""] * count
+    head, foot = (
+        LINE * max(name.count("\n") + bool(name) for name in names) + 4 for names in (above, below)
+    )
+    columns, block = min(COLUMNS, count), head + 2 * tall + 4 + foot + 12
+    page = Page(side + columns * cell + MARGIN, MARGIN + -(-count // columns) * block)
     for index in range(count):
-        x = side + index % columns * cell
-        y = MARGIN + index // columns * block + head
+        x, y = side + index % columns * cell, MARGIN + index // columns * block + head
+        if x == side:
+            page.upright(side - 12, y + tall / 2, "original", color=GREY)
+            page.upright(side - 12, y + tall / 2 + tall + 4, "decoded", color=GREY)
         page.image(top[index], x, y, scale)
         page.image(bottom[index], x, y + tall + 4, scale)
         wrong = bool(above[index]) and above[index] != below[index]
         colour, weight = (VERMILION, "bold") if wrong else (INK, "normal")
-        middle, end = x + (cell - 4) / 2, y + 2 * tall + 8
-        page.label(middle, y - 3, above[index], upwards=True)
-        page.label(middle, end, below[index], color=colour, weight=weight)
+        middle, upper = x + (cell - 4) / 2, y - 3 - LINE * (1 + above[index].count("\n"))
+        _write_down(page, middle, upper, above[index])
+        _write_down(page, middle, y + 2 * tall + 8, below[index], color=colour, weight=weight)
     return page.figure
 
 
-def _class_names(indices: Ints | None, class_names: Sequence[str] | None, count: int) -> list[str]:
-    if indices is None:
-        return [""] * count
-    require(len(indices) == count, f"{count} images, but {len(indices)} labels or predictions")
-    return [class_names[int(i)] if class_names else str(int(i)) for i in indices]
-
-
-def _most_lines(names: Sequence[str]) -> int:
-    return max(name.count("\n") + 1 if name else 0 for name in names)
+def _write_down(page: Page, x: float, y: float, words: str, **style: Any) -> None:
+    for number, line in enumerate(words.split("\n")):
+        page.text(x, y + LINE * (number + 0.5), line, **style)
 
 
 def prototype_order(classes: Ints, weights: Floats) -> list[int]:
@@ -136,9 +132,8 @@ def _coverage_lines(classes: Ints, class_names: Sequence[str]) -> list[tuple[str
     missing = [name for index, name in enumerate(class_names) if index not in covered]
     count = f"{len(classes)} prototype{'' if len(classes) == 1 else 's'}"
     lines = [(f"{count}; #number and head weight (most negative: most evidence)", GREY)]
-    groups = [missing[start : start + 5] for start in range(0, len(missing), 5)]
-    for index, group in enumerate(groups):
-        start = "without a prototype: " if index == 0 else ""
-        end = "" if group is groups[-1] else ","
-        lines.append((start + ", ".join(group) + end, VERMILION))
+    for start in range(0, len(missing), 5):
+        names = ", ".join(missing[start : start + 5])
+        end = "," if start + 5 < len(missing) else ""
+        lines.append((f"{'' if start else 'without a prototype: '}{names}{end}", VERMILION))
     return lines

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from protodl.core.files import write_bytes
+from protodl.explanation.types import Explanation
 from protodl.report.figures.page import (
     BLUE,
     GREEN,
@@ -24,9 +24,6 @@ from protodl.report.figures.page import (
 )
 from protodl.report.figures.pixels import Images, to_pixels
 
-if TYPE_CHECKING:
-    from protodl.explanation.types import Explanation, PrototypeReason
-
 SHOWN = 3  # prototypes, the nearest ones
 HEAD = 46  # height of the words above the pictures
 BOX, STEP = 144, 164  # a picture, and from one to the next
@@ -34,7 +31,7 @@ VERDICT, REASONS = MARGIN + 2 * STEP + 79, MARGIN + 2 * STEP + 178  # middle of 
 
 
 @styled
-def reasons_figure(explanation: "Explanation", title: str) -> Figure:
+def reasons_figure(explanation: Explanation, title: str) -> Figure:
     """Draw an image, its reconstruction, its class and the nearest prototypes in one line.
 
     Args:
@@ -43,27 +40,34 @@ def reasons_figure(explanation: "Explanation", title: str) -> Figure:
     """
     nearest = sorted(explanation.prototypes, key=lambda reason: reason.distance)[:SHOWN]
     page = Page(REASONS + len(nearest) * STEP + 8, HEAD + 236)
-    top = HEAD + 6
+    top, below = HEAD + 6, HEAD + 6 + BOX
     draw_image_pair(page, explanation, top)
-    page.text(MARGIN + BOX / 2, top + BOX + 17, title, color=GREY)
+    page.text(MARGIN + BOX / 2, below + 17, title, color=GREY)
     page.text(VERDICT, 20, "is classified as", size=8, weight="bold")
     predicted = explanation.prediction.class_name
     right = explanation.label == predicted
     size, colour = 28 if len(predicted) <= 2 else 12, INK if right else VERMILION
     page.text(VERDICT, top + BOX / 2, predicted, size=size, weight="bold", color=colour)
     truth = "correct" if right else f"true class: {explanation.label}"
-    page.text(VERDICT, top + BOX + 17, truth, color=GREEN if right else VERMILION)
+    page.text(VERDICT, below + 17, truth, color=GREEN if right else VERMILION)
     middle = REASONS + (len(nearest) * STEP - STEP + BOX) / 2
     words = "by its distances to prototypes; the nearest:"
     page.text(middle, 20, words, size=8, weight="bold")
     largest = max(max(abs(reason.contribution) for reason in nearest), 1e-12)
     for place, reason in enumerate(nearest):
-        share = (BOX - 4) * abs(reason.contribution) / largest
-        _draw_reason(page, reason, REASONS + place * STEP, top, share, predicted)
+        x = REASONS + place * STEP
+        middle, value = x + BOX / 2, reason.contribution
+        draw_in_box(page, reason.picture, x, top)
+        weight = "bold" if reason.class_name == predicted else "normal"
+        page.text(middle, below + 17, reason.class_name, weight=weight)
+        page.text(middle, below + 36, f"distance {number_words(reason.distance)}", color=GREY)
+        words = f"contribution {signed_words(value)}"
+        page.text(middle, below + 54, words, color=contribution_colour(value))
+        page.bar(x + 2, below + 66, (BOX - 4) * abs(value) / largest, value > 0)
     return page.figure
 
 
-def draw_image_pair(page: Page, explanation: "Explanation", top: int) -> None:
+def draw_image_pair(page: Page, explanation: Explanation, top: int) -> None:
     """Draw the explained image and its reconstruction in two boxes below `top`, named above."""
     for x, words, weight, picture in (
         (MARGIN, "This image", "bold", explanation.image),
@@ -90,20 +94,6 @@ def contribution_colour(contribution: float) -> str:
     return BLUE if contribution > 0 else VERMILION
 
 
-def _draw_reason(
-    page: Page, reason: "PrototypeReason", x: int, top: int, share: float, predicted: str
-) -> None:
-    """Draw one prototype with its class, distance and contribution; share: the bar's length."""
-    draw_in_box(page, reason.picture, x, top)
-    middle, below = x + BOX / 2, top + BOX
-    weight = "bold" if reason.class_name == predicted else "normal"
-    page.text(middle, below + 17, reason.class_name, weight=weight)
-    page.text(middle, below + 36, f"distance {number_words(reason.distance)}", color=GREY)
-    words = f"contribution {signed_words(reason.contribution)}"
-    page.text(middle, below + 54, words, color=contribution_colour(reason.contribution))
-    page.bar(x + 2, below + 66, share, reason.contribution > 0)
-
-
 def stack_reasons(pictures: Sequence[Path], output: Path) -> None:
     """Put saved reasons figures below each other, the words at their head once."""
     opened = [Image.open(path).convert("RGB") for path in pictures]
@@ -111,11 +101,7 @@ def stack_reasons(pictures: Sequence[Path], output: Path) -> None:
         picture.crop((0, HEAD if index else 0, picture.width, picture.height))
         for index, picture in enumerate(opened)
     ]
-    size = (max(part.width for part in parts), sum(part.height for part in parts))
-    page = Image.new("RGB", size, "white")
-    top = 0
-    for part in parts:
-        page.paste(part, (0, top))
-        top += part.height
-    output.parent.mkdir(parents=True, exist_ok=True)
+    page = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
+    for index, part in enumerate(parts):
+        page.paste(part, (0, sum(above.height for above in parts[:index])))
     write_bytes(png_bytes(page), output)

@@ -60,7 +60,7 @@ def test_files_are_small_also_in_colour(tmp_path: Path) -> None:
     for name, figure in drawn.items():
         save(figure, tmp_path / f"{name}.png")
         size = (tmp_path / f"{name}.png").stat().st_size
-        assert size < 125_000, f"{name}: {size} bytes"  # the random hues compress worst
+        assert size < 140_000, f"{name}: {size} bytes"  # the random hues compress worst
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
