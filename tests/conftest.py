@@ -1,9 +1,33 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and the order in which their modules run."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 # One thread each, before torch is imported: the tests run in parallel on few processors.
 for variable, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
     os.environ.setdefault(variable, value)
 
-pytest_plugins = ["tests.mlflow_fixtures"]
+pytest_plugins = ["tests.mlflow_fixtures", "tests.pipeline.fixtures"]
+
+# The modules that last longest, so that none is left for one process when the others have
+# finished. The first computes the project that those of pipeline/ share; the next two need none.
+LONGEST = (
+    "pipeline/test_repro.py",
+    "stages/test_train.py",
+    "pipeline/test_workers.py",
+    "pipeline/test_experiments.py",
+    "pipeline/test_granularity.py",
+    "pipeline/test_parallel.py",
+    "studies/test_studies.py",
+    "tracking/test_experiment_page.py",
+    "tracking/test_live.py",
+    "benchmarks/test_benchmarks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first; the others stay in the order of their names."""
+    place = {Path(__file__).parent / name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))

@@ -6,23 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from tests.shared import computed_once
+
 VARIABLES = ("MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file with MLflow's tables and no experiment of ours."""
+    return computed_once(tmp_path_factory, "migrated", _migrate) / "mlflow.db"
+
+
+def _migrate(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("MLFLOW_LOGGING_LEVEL", "WARNING")
         import mlflow
 
-        path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-        mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    connection = sqlite3.connect(path)
+        mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    connection = sqlite3.connect(folder / "mlflow.db")
     connection.execute("PRAGMA journal_mode=DELETE")  # so that the one file is the whole database
     connection.close()
-    return path
 
 
 @pytest.fixture

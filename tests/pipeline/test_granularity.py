@@ -1,4 +1,4 @@
-"""What an edit of params.yaml runs again: asked of DVC, on a project whose stages are recorded."""
+"""What an edit of params.yaml runs again: asked of DVC for many edits, carried out for some."""
 
 import copy
 import json
@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from protodl.core.config import load_params
+from protodl.core.training_log import SeedLog
 from protodl.data.download import download
 from protodl.training.row import Row
-from tests.test_pipeline import ROOT, Project
+from tests.pipeline.project import PARAMS as SHARED_PARAMS
+from tests.pipeline.project import ROOT, ROWS, Project, stages_run
 
 
 def row(dataset: str) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def changed(path: str, value: object) -> str:
 @pytest.fixture(name="project", scope="module")
 def _project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Each train stage is recorded in dvc.lock with an output that nothing has computed."""
-    project = Project(tmp_path_factory.mktemp("granular"))
+    project = Project.create(tmp_path_factory.mktemp("granular"))
     project.write_params(yaml.safe_dump(PARAMS))
     (project.folder / "data" / "params.ok").write_text("valid\n")
     for dataset in ("mnist", "cifar10"):
@@ -97,6 +99,14 @@ def test_an_edit_starts_the_rows_that_it_may_concern(
     assert stale(project, changed(path, value)) == rows
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training images of MNIST's sample."""
+    folder, sample = tmp_path_factory.mktemp("mnist"), ROOT / "data" / "sample"
+    download("mnist", folder, source="sample", raw=folder, sample=sample)
+    return folder / "train.pt"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "same"),
     [
@@ -110,13 +120,11 @@ def test_an_edit_starts_the_rows_that_it_may_concern(
     ],
 )
 def test_a_seed_is_trained_again_only_where_its_row_resolves_to_something_else(
-    path: str, value: object, same: bool, tmp_path: Path
+    path: str, value: object, same: bool, images: Path, tmp_path: Path
 ) -> None:
     """A finished seed lies in the checkpoint store under its fingerprint."""
     data = copy.deepcopy(PARAMS)
     data["defaults"]["loss"]["r2"] = 3.0
-    raw, sample = tmp_path / "raw", ROOT / "data" / "sample"
-    download("mnist", tmp_path, source="sample", raw=raw, sample=sample)
     found = []
     for changes in ({}, {path: value}):
         for place, new in changes.items():
@@ -127,31 +135,42 @@ def test_a_seed_is_trained_again_only_where_its_row_resolves_to_something_else(
             section[key] = new
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(data))
         params = load_params(tmp_path / "params.yaml")
-        loaded = Row.load("one", params, tmp_path / "train.pt", sources=[])
+        loaded = Row.load("one", params, images, sources=[])
         found.append(loaded.fingerprint(0))
     assert (found[0] == found[1]) == same
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("optimizer.lr", "1e-3"), ("epochs", "3"), ("model.num_prototypes", "9"),
-     ("model.decoder", "upconv")],
-)  # fmt: skip
-def test_an_experiment_changes_a_key_of_one_row(project: Project, key: str, value: str) -> None:
-    try:
-        change = f"experiments.one.{key}={value}"
-        project.dvc("exp", "run", "--queue", "--name", key.replace(".", "-"), "-S", change)
-        queued = project.dvc("queue", "status")
-        assert key.replace(".", "-") in queued
-    finally:
-        project.git("checkout", "-q", ".")
-    written = queued_params(project)
-    (project.folder / "queued.yaml").write_text(written)
-    before = load_params(project.folder / "params.yaml").experiments
-    after = load_params(project.folder / "queued.yaml").experiments
-    assert {row for row in before if before[row] != after[row]} == {"one"}
+# --- carried out ------------------------------------------------------------------------------
 
 
-def queued_params(project: Project) -> str:
-    """params.yaml of the experiment that was queued last."""
-    return project.git_output("show", "refs/exps/celery/stash:params.yaml")
+LOG = "results/rows/{}/training/seed-0.json"
+
+
+def test_an_edit_of_a_recipe_runs_the_rows_of_its_data_set(
+    computed: Project, project_copy: Project
+) -> None:
+    edited = SHARED_PARAMS.replace("mnist: {}", "mnist: {loss: {r2: 2.0}}", 1)
+    project_copy.write_params(edited)
+    output = project_copy.dvc("repro", "evaluate@grey", "evaluate@colour")
+    assert stages_run(output) == {"train@grey", "evaluate@grey"}
+    assert "grey seed 0: epoch 2/2" in output
+    log = SeedLog.read(project_copy.folder / LOG.format("grey"))
+    assert log.parameters["loss"]["r2"] == 2.0
+    assert project_copy.model("grey") != computed.model("grey")
+    assert project_copy.model("colour") == computed.model("colour")
+
+
+def test_a_default_that_every_row_overrides_trains_nothing(
+    computed: Project, project_copy: Project
+) -> None:
+    """DVC cannot know that, and starts the trainings; these find their seeds finished."""
+    project_copy.write_params(
+        SHARED_PARAMS.replace("defaults: {epochs: 3}", "defaults: {epochs: 4}")
+    )
+    output = project_copy.dvc("repro")
+    assert stages_run(output) == {"train@grey", "train@colour", "report"}
+    assert "epoch 1/" not in output
+    for row in ROWS:
+        assert project_copy.model(row) == computed.model(row)
+        logs = [(p.folder / LOG.format(row)).read_bytes() for p in (computed, project_copy)]
+        assert logs[0] == logs[1]

@@ -1,9 +1,12 @@
-"""The train stage as a process: kept seeds, a kill and what comes after it."""
+"""The train stage: kept seeds, a kill of its process and what comes after it."""
 
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import Split, save_split
 from protodl.network.checkpoint import load_network
+from stages.train import main
 
 ROOT = Path(__file__).parents[2]
 PARAMS = """
@@ -28,24 +32,32 @@ experiments:
 """
 
 
-class Stage:
-    """A folder with nothing but training images, in which the stage runs."""
+OPTIONS = ["a-row", "--params", "params.yaml", "--data", "train.pt", "--models", "models"]
+OPTIONS += ["--logs", "logs", "--curves", "curves.csv"]
+LEFT_OUT = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "PROTODL_THREADS")
 
-    def __init__(self, folder: Path) -> None:
+
+class Stage:
+    """A folder with training images and an empty MLflow store, in which the stage runs."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
         self.folder = folder
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (240, 1, 28, 28), dtype=torch.uint8, generator=generator)
         save_split(Split(images, torch.arange(240) % 10), folder / "train.pt")
+        shutil.copy(database, folder / "mlflow.db")
+
+    def write_params(self, seeds: str) -> None:
+        (self.folder / "params.yaml").write_text(PARAMS.format(seeds=seeds))
 
     def start(self, seeds: str) -> subprocess.Popen[str]:
-        (self.folder / "params.yaml").write_text(PARAMS.format(seeds=seeds))
-        paths = ["--params", "params.yaml", "--data", "train.pt", "--models", "models"]
-        paths += ["--logs", "logs", "--curves", "curves.csv"]
+        """Start the stage as a process of its own, which can be killed."""
+        self.write_params(seeds)
         environment = {**os.environ, "DVC_ROOT": str(self.folder), "PYTHONPATH": str(ROOT)}
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "PROTODL_THREADS"):
+        for name in LEFT_OUT:
             environment.pop(name, None)
         return subprocess.Popen(
-            [sys.executable, "-m", "stages.train", "a-row", *paths],
+            [sys.executable, "-m", "stages.train", *OPTIONS],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -53,11 +65,19 @@ class Stage:
             text=True,
         )
 
-    def run(self, seeds: str) -> str:
-        process = self.start(seeds)
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
-        return output
+    def run(self, seeds: str) -> tuple[int, str]:
+        """Run the stage in this process; its exit status and what it printed."""
+        self.write_params(seeds)
+        printed = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+            patch.chdir(self.folder)
+            for name in LEFT_OUT:
+                patch.setenv(name, "")  # MLflow writes its own, and only then is that undone
+                patch.delenv(name)
+            patch.setenv("DVC_ROOT", str(self.folder))
+            with redirect_stderr(printed):
+                status = main(OPTIONS)
+        return status, printed.getvalue()
 
     def model(self, seed: int) -> bytes:
         return (self.folder / "models" / f"seed-{seed}.pt").read_bytes()
@@ -67,16 +87,18 @@ class Stage:
 
 
 @pytest.fixture(name="whole", scope="module")
-def _whole(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+def _whole(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Stage:
     """After an uninterrupted training of one seed."""
-    stage = Stage(tmp_path_factory.mktemp("whole"))
-    stage.run("0")
+    stage = Stage(tmp_path_factory.mktemp("whole"), migrated_database)
+    status, output = stage.run("0")
+    assert status == 0, output
     return stage
 
 
 def test_a_finished_seed_is_kept_when_another_is_added(whole: Stage) -> None:
     log, model = whole.log(0), whole.model(0)
-    output = whole.run("0, 1")
+    status, output = whole.run("0, 1")
+    assert status == 0
     assert "seed 0: epoch" not in output
     assert "seed 1: epoch 3/3" in output
     assert whole.log(0) == log
@@ -95,9 +117,9 @@ def test_a_finished_seed_is_kept_when_another_is_added(whole: Stage) -> None:
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_training_goes_on_where_it_was(
-    whole: Stage, tmp_path: Path, kill: signal.Signals
+    whole: Stage, tmp_path: Path, migrated_database: Path, kill: signal.Signals
 ) -> None:
-    stage = Stage(tmp_path)
+    stage = Stage(tmp_path, migrated_database)
     with stage.start("0") as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -105,7 +127,8 @@ def test_a_killed_training_goes_on_where_it_was(
                 process.send_signal(kill)
     assert process.returncode == -kill
     assert not (tmp_path / "logs" / "seed-0.json").exists()
-    output = stage.run("0")
+    status, output = stage.run("0")
+    assert status == 0
     assert "epoch 1/3" not in output
     assert stage.model(0) == whole.model(0)
     history, expected = stage.log(0).history, whole.log(0).history
@@ -115,8 +138,7 @@ def test_a_killed_training_goes_on_where_it_was(
 
 
 def test_bad_input_is_one_line_before_any_work(whole: Stage) -> None:
-    process = whole.start("0, 0")
-    output, _ = process.communicate()
-    assert process.returncode == 1
+    status, output = whole.run("0, 0")
+    assert status == 1
     assert "each seed may stand once" in output
     assert "Traceback" not in output

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,7 @@ import yaml
 from protodl.core.config import ConfigError, load_params
 from protodl.pipeline.run import ROWS
 from studies import run
-from tests.factories import write_rows
-from tests.test_pipeline import Project
+from tests.pipeline.project import Project
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,80 +131,70 @@ def test_the_table_comes_first_where_a_study_compares_with_it(
     assert called == [(first, ROOT), ("pipeline", ROOT / "studies" / study)]
 
 
-PARAMS: dict[str, Any] = {
-    "seeds": [0],
-    "data": {"source": "sample"},
-    "training": {"validation_size": 400},
-    "judge": {"epochs": 1},
-    "defaults": {"batch_size": 250},
-    "recipes": {"mnist": {}, "paper": {}, "port": {}},
-    "experiments": {"grey": {"dataset": "mnist", "epochs": 1}},
-}
 STUDY_ROWS = {"ablation": "mnist-default", "price": "grey"}
 
 
-class Studies(Project):
-    """A copy of the project and its studies, with one row each, on the sample."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        ignored = shutil.ignore_patterns("__pycache__", "models", "results", "*.lock", "params.ok")
-        shutil.copytree(ROOT / "studies", folder / "studies", ignore=ignored)
-        self.write_params(yaml.safe_dump(PARAMS))
-        for study, row in STUDY_ROWS.items():
-            path = folder / "studies" / study / "params.yaml"
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-            data |= {"experiments": {row: {"dataset": "mnist", "row": "grey"}}}
-            path.write_text(yaml.safe_dump(data | {"overrides": {"epochs": 1}}))
-        self.commit()
-
-    def tracked(self) -> str:
-        """Names of the studies' files that git would keep."""
-        self.git("add", "-A")
-        return subprocess.run(
-            ["git", "ls-files", "studies"],
-            cwd=self.folder, capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-
-
 @pytest.fixture(name="studies", scope="module")
-def _studies(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Studies:
-    """The copy after its ablation was run."""
-    studies = Studies(tmp_path_factory.mktemp("studies"))
-    shutil.copy(migrated_database, studies.folder / "mlflow.db")
+def _studies(computed: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The computed project with its studies, one row each."""
+    project = computed.copy(tmp_path_factory.mktemp("studies") / "copy")
+    ignored = shutil.ignore_patterns("__pycache__", "models", "results", "*.lock", "params.ok")
+    shutil.copytree(ROOT / "studies", project.folder / "studies", ignore=ignored)
+    for study, row in STUDY_ROWS.items():
+        path = project.folder / "studies" / study / "params.yaml"
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data |= {"experiments": {row: {"dataset": "mnist", "row": "grey"}}}
+        path.write_text(yaml.safe_dump(data | {"overrides": {"epochs": 1}}))
+    project.commit()
+    return project
+
+
+def tracked(project: Project) -> str:
+    """Names of the studies' files that git would keep."""
+    project.git("add", "-A")
+    return project.git_output("ls-files", "studies")
+
+
+def experiments(project: Project) -> set[str]:
+    """Names of those in the MLflow store."""
+    connection = sqlite3.connect(project.folder / "mlflow.db")
+    names = {name for (name,) in connection.execute("SELECT name FROM experiments")}
+    connection.close()
+    return names
+
+
+def rows_of_table(project: Project) -> dict[Path, bytes]:
+    """Each file of the rows of the project's own table."""
+    folder = project.folder / ROWS
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in paths}
+
+
+def test_the_ablation_runs_on_the_sample(studies: Project, computed: Project) -> None:
     done = studies.run("studies.run", "ablation", "-j", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "validation accuracy" in done.stdout
-    return studies
-
-
-def test_the_ablation_runs_on_the_sample(studies: Studies) -> None:
-    folder = studies.folder / "studies" / "ablation"
-    text = (folder / "ABLATION.md").read_text()
+    text = (studies.folder / "studies" / "ablation" / "ABLATION.md").read_text()
     assert "NOT comparable" in text
     assert len(re.findall(r"^\| mnist-", text, re.MULTILINE)) == 1
-    assert (folder / "ablation.png").is_file()
-    assert not (studies.folder / "results" / "rows").exists()  # the project's rows were left alone
+    assert (studies.folder / "studies" / "ablation" / "ablation.png").is_file()
+    assert "protodl-ablation" in experiments(studies)
+    assert rows_of_table(studies) == rows_of_table(computed)
     again = studies.run("studies.run", "ablation")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "no training has changed (1 rows)" in again.stdout
     assert "Running stage" not in again.stdout
-    assert "ABLATION.md" in studies.tracked()
-    assert "seed-0" not in studies.tracked()
+    assert "ABLATION.md" in tracked(studies)
+    assert "seed-0" not in tracked(studies)
 
 
-def test_the_price_is_reported_beside_the_rows_of_the_table(studies: Studies) -> None:
-    params = load_params(studies.folder / "params.yaml")
-    write_rows(studies.folder / ROWS, params, {"grey": [0.9]})
+def test_the_price_is_reported_beside_the_rows_of_the_table(studies: Project) -> None:
     names = ("check", "train@grey", "measure@grey", "report")
     targets = [f"studies/price/dvc.yaml:{name}" for name in names]
     studies.dvc("repro", "--single-item", *targets)
     text = (studies.folder / "studies" / "price" / "PRICE.md").read_text()
     assert "NOT comparable" in text
     assert len(re.findall(r"^\| grey", text, re.MULTILINE)) == 2
-    assert "PRICE.md" in studies.tracked()
-    assert "seed-0" not in studies.tracked()
-    connection = sqlite3.connect(studies.folder / "mlflow.db")
-    experiments = {name for (name,) in connection.execute("SELECT name FROM experiments")}
-    connection.close()
-    assert experiments >= {"protodl-ablation", "protodl-price"}
+    assert "protodl-price" in experiments(studies)
+    assert "PRICE.md" in tracked(studies)
+    assert "seed-0" not in tracked(studies)
