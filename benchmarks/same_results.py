@@ -11,7 +11,7 @@ from benchmarks.port_way import use_plain_layers
 from benchmarks.published_time import best_of
 from protodl.core.config import Experiment
 from protodl.core.machine import Runtime
-from protodl.data.datasets import DATASETS, Split, load_split, split_validation
+from protodl.data.datasets import DATASETS, Split, load_training, split_validation
 from protodl.training.prototypes import build_network
 from protodl.training.trainer import Hooks, Trainer
 
@@ -41,11 +41,10 @@ def measure_same_results(bench: Bench) -> dict[str, Any]:
 
 def splits(bench: Bench, experiment: Experiment) -> tuple[Split, Split]:
     """Training and validation images of the full data; random ones in a quick run."""
-    settings = bench.params.training
     if bench.quick:
         return split_validation(random_split(DATASETS[experiment.dataset].shape, 400), 100, 0)
     path: Path = bench.root / "data" / experiment.dataset / "train.pt"
-    return split_validation(load_split(path), settings.validation_size, settings.split_seed)
+    return load_training(path, bench.params.training)
 
 
 def accuracy(

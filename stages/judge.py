@@ -8,7 +8,7 @@ from protodl.core.config import load_params
 from protodl.core.files import write_json
 from protodl.core.machine import environment_facts, prepare_machine
 from protodl.core.stage import Stage
-from protodl.data.datasets import load_split, split_validation
+from protodl.data.datasets import load_training
 from protodl.network.judge import judge_accuracy, save_judge
 from protodl.training.judge import train_judge
 
@@ -16,10 +16,8 @@ from protodl.training.judge import train_judge
 def train(options: argparse.Namespace) -> None:
     """Train the judge of a data set and measure it on validation images."""
     params = load_params(options.params)
-    settings = params.training
-    split = load_split(options.data)
-    shown, validation = split_validation(split, settings.validation_size, settings.split_seed)
-    runtime = prepare_machine(settings)
+    shown, validation = load_training(options.data, params.training)
+    runtime = prepare_machine(params.training)
     start = time.perf_counter()
     judge = train_judge(options.dataset, shown, params.judge, runtime)
     facts = {

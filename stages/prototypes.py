@@ -9,7 +9,7 @@ import torch
 from protodl.core.config import load_params
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedEvaluation, SeedLog
-from protodl.data.datasets import DATASETS, load_split, split_validation
+from protodl.data.datasets import DATASETS, load_training
 from protodl.explanation.gallery import load_gallery
 from protodl.explanation.local import Model
 from protodl.network.cases import load_case_base
@@ -27,10 +27,7 @@ def draw_row(options: argparse.Namespace) -> None:
     """Draw every picture of a row; the report stage shows them in MLflow."""
     params = load_params(options.params)
     info = DATASETS[params.experiment(options.row).dataset]
-    settings = params.training
-    train, validation = split_validation(
-        load_split(options.data), settings.validation_size, settings.split_seed
-    )
+    train, validation = load_training(options.data, params.training)
     first = params.seeds[0]
     network = load_network(options.models / f"seed-{first}.pt")
     case_base = load_case_base(options.references / f"seed-{first}.pt")

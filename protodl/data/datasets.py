@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from protodl.core.config import TrainingConfig
+
 
 class DatasetError(ProtodlError):
     """A split file that is missing, damaged or not of the expected kind."""
@@ -142,6 +144,15 @@ def _problem(images: object, labels: object) -> str | None:
     if int(labels.min()) < 0:
         return f"label {int(labels.min())} is negative"
     return None
+
+
+def load_training(path: Path, settings: TrainingConfig) -> tuple[Split, Split]:
+    """Read train.pt, divided into training and validation images as params.yaml says.
+
+    Raises:
+        DatasetError, ConfigError: as `load_split` and `split_validation`.
+    """
+    return split_validation(load_split(path), settings.validation_size, settings.split_seed)
 
 
 def split_validation(split: Split, size: int = 5000, seed: int = 0) -> tuple[Split, Split]:

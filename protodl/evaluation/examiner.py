@@ -11,7 +11,7 @@ import torch
 from protodl.core.config import LossConfig, Params
 from protodl.core.machine import prepare_machine
 from protodl.core.training_log import Metrics, SeedEvaluation, SeedLog
-from protodl.data.datasets import Split, load_split, split_validation
+from protodl.data.datasets import Split, load_split, load_training
 from protodl.evaluation.accuracy import confusion_matrix, evaluate
 from protodl.evaluation.quality import (
     judged_alike,
@@ -50,8 +50,7 @@ class Examiner:
     ) -> Self:
         """Prepare the machine and read the images of the files `data` and `test`, and the judge."""
         settings = params.training
-        split = load_split(data)
-        train, validation = split_validation(split, settings.validation_size, settings.split_seed)
+        train, validation = load_training(data, settings)
         tested = None if test is None else load_split(test)
         weights, device = params.experiment(row).loss, prepare_machine(settings).device
         return cls(train, validation, tested, load_judge(judge), weights, device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from protodl.core.config import ConfigError, load_params
 from protodl.core.files import CheckpointError
 from protodl.core.machine import project_root
-from protodl.data.datasets import DATASETS, DatasetInfo, Split, load_split, split_validation
+from protodl.data.datasets import DATASETS, DatasetInfo, Split, load_training
 from protodl.data.pictures import Array, Input, as_input
 from protodl.explanation.types import (
     Case,
@@ -140,9 +140,7 @@ def load(row: str, seed: int | None = None, root: Path | str | None = None) -> M
     for path in (network, case_base):
         if not path.is_file():
             raise CheckpointError(f"{path}: not there; make it: dvc repro evaluate@{row}")
-    settings = params.training
-    everything = load_split(root / "data" / info.name / "train.pt")
-    train, _ = split_validation(everything, settings.validation_size, settings.split_seed)
+    train, _ = load_training(root / "data" / info.name / "train.pt", params.training)
     return Model(row, seed, info, load_network(network), load_case_base(case_base), train)
 
 

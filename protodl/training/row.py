@@ -16,7 +16,7 @@ from protodl.core.config import Experiment, Params, TrainingConfig
 from protodl.core.machine import Runtime, environment_facts, prepare_machine
 from protodl.core.sources import ROOT
 from protodl.core.training_log import SeedFacts, SeedLog
-from protodl.data.datasets import Split, load_split, split_validation
+from protodl.data.datasets import Split, load_training
 from protodl.training.prototypes import build_network
 from protodl.training.trainer import FitResult, Hooks, Trainer, fit
 
@@ -38,8 +38,7 @@ class Row:
     def load(cls, name: str, params: Params, data: Path, sources: Sequence[str]) -> "Row":
         """Prepare the machine and read the images of the file `data`."""
         settings = params.training
-        split = load_split(data)
-        train, validation = split_validation(split, settings.validation_size, settings.split_seed)
+        train, validation = load_training(data, settings)
         digest = hashlib.md5(data.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC's
         experiment, runtime = params.experiment(name), prepare_machine(settings)
         return cls(name, experiment, settings, runtime, train, validation, digest, sources)
