@@ -12,18 +12,21 @@ for variable, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}.it
 pytest_plugins = ["tests.mlflow_fixtures", "tests.pipeline.fixtures"]
 
 # The modules that last longest, so that none is left for one process when the others have
-# finished. The first computes the project that those of pipeline/ share; the next two need none.
+# finished. The first computes the project that those after benchmarks/ share, meanwhile the others
+# have work that needs none.
 LONGEST = (
     "pipeline/test_repro.py",
     "stages/test_train.py",
     "pipeline/test_workers.py",
-    "pipeline/test_experiments.py",
-    "pipeline/test_granularity.py",
-    "pipeline/test_parallel.py",
-    "studies/test_studies.py",
     "tracking/test_experiment_page.py",
     "tracking/test_live.py",
     "benchmarks/test_benchmarks.py",
+    "explanation/test_local.py",
+    "pipeline/test_queue.py",
+    "pipeline/test_experiments.py",
+    "pipeline/test_granularity.py",
+    "studies/test_studies.py",
+    "pipeline/test_parallel.py",
 )
 
 

@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow
+from mlflow.entities import Run
+
+from protodl.core.config import Experiment, load_params
 from protodl.core.machine import THREADS_VARIABLE, available_cpus
+from protodl.core.training_log import SeedLog
 
 ROOT = Path(__file__).parents[2]
 PARAMS = """
@@ -108,6 +113,28 @@ class Project:
         found = self.git_output("for-each-ref", "--format=%(refname)", "refs/exps").split()
         (ref,) = [each for each in found if each.endswith(f"/{experiment}")]
         return self.git_output("show", f"{ref}:{name}")
+
+    def own_runs(self, experiment: str) -> list[Run]:
+        """Runs of a DVC experiment in the project's own store, not in that of a copy of it."""
+        client = mlflow.MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        found = client.get_experiment_by_name("protodl")
+        assert found is not None
+        where = f"tags.dvc_experiment = '{experiment}'"
+        return list(client.search_runs([found.experiment_id], where))
+
+    def changed_row(self, experiment: str) -> Experiment:
+        """The row grey in a DVC experiment's params.yaml; the other one is what it was."""
+        before = load_params(self.folder / "params.yaml").experiments
+        path = self.folder / f"{experiment}.yaml"
+        path.write_text(self.experiment_file(experiment, "params.yaml"))
+        after = load_params(path).experiments
+        assert after["colour"] == before["colour"]
+        return after["grey"]
+
+    def trained(self, experiment: str) -> SeedLog:
+        """How a DVC experiment trained the row grey."""
+        name = "results/rows/grey/training/seed-0.json"
+        return SeedLog.model_validate_json(self.experiment_file(experiment, name))
 
     def read(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text())
