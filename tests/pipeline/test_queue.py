@@ -1,6 +1,7 @@
 """DVC's queue: experiments that are carried out later."""
 
 import json
+import time
 
 from tests.pipeline.project import Project, stages_run
 
@@ -12,7 +13,11 @@ def test_a_queued_experiment_is_carried_out_later(project_copy: Project) -> None
     changes += ["-S", "experiments.grey.model.decoder=upconv"]
     project_copy.dvc("exp", "run", "--queue", "--name", "wider", *changes)
     assert "Queued" in project_copy.dvc("queue", "status")
-    project_copy.dvc("exp", "run", "--run-all")
+    project_copy.dvc("queue", "start")
+    end = time.monotonic() + 300
+    while "/wider" not in project_copy.git_output("for-each-ref", "refs/exps"):
+        assert time.monotonic() < end, project_copy.dvc("queue", "logs", "wider")
+        time.sleep(0.2)
     assert "Success" in project_copy.dvc("queue", "status")
     assert stages_run(project_copy.dvc("queue", "logs", "wider")) == OF_GREY
     row, log = project_copy.changed_row("wider"), project_copy.trained("wider")
