@@ -19,11 +19,12 @@ from protodl.data.pictures import Input, InputError, image_files, read_picture
 from protodl.explanation.gallery import Gallery
 from protodl.explanation.local import Model, explain, load
 from protodl.explanation.types import Explanation
+from protodl.report.figures.explanation_sheet import explanation_figure
 from protodl.report.figures.matrices import weights_figure
 from protodl.report.figures.page import save
-from protodl.report.figures.prototypes import prototypes_figure, samples_figure
+from protodl.report.figures.prototypes import prototypes_figure
 from protodl.report.figures.reasons import reasons_figure
-from protodl.report.figures.sheet import explanation_figure
+from protodl.report.figures.samples import samples_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,8 +13,9 @@ from PIL import Image
 
 from protodl.report.figures.matrices import weights_figure
 from protodl.report.figures.page import save, to_array
-from protodl.report.figures.prototypes import prototypes_figure, samples_figure
+from protodl.report.figures.prototypes import prototypes_figure
 from protodl.report.figures.reasons import reasons_figure
+from protodl.report.figures.samples import samples_figure
 from tests.report.figures.drawings import (
     CIFAR,
     explanation,
@@ -73,7 +74,7 @@ def test_neither_pyplot_nor_the_users_own_style_has_a_say(tmp_path: Path) -> Non
         import matplotlib
         import numpy as np
         from protodl.report.figures.page import save
-        from protodl.report.figures.prototypes import samples_figure
+        from protodl.report.figures.samples import samples_figure
         images = np.zeros((2, 1, 4, 4))
         save(samples_figure(images, images), Path(sys.argv[1]))
         assert "matplotlib.pyplot" not in sys.modules

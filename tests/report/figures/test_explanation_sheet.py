@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from protodl.explanation.types import ChangeNeeded, OutOfDistribution
+from protodl.report.figures.explanation_sheet import NUMBERS, explanation_figure
 from protodl.report.figures.page import BLUE, MARGIN, PAGE_WIDTH, to_array
-from protodl.report.figures.sheet import NUMBERS, explanation_figure
 from tests.report.figures.drawings import MINUS, explanation, places_of, texts, words
 
 
