@@ -70,6 +70,11 @@ def test_an_edit_runs_what_it_changes(
         project.write_params(PARAMS)
 
 
+def test_all_that_is_said_of_a_row_follows_its_training(computed: Project) -> None:
+    output = computed.dvc("repro", "--dry", "--force", "--downstream", "train@grey")
+    assert stages_run(output) == {"train@grey", "evaluate@grey", "prototypes@grey", "report"}
+
+
 def test_a_removed_row_leaves_the_table(project: Project) -> None:
     project.write_params(PARAMS[: PARAMS.index("  colour:")])
     try:
