@@ -12,9 +12,9 @@ from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
 
 EXPLAIN = (
-    "Writes a sheet (PNG) and JSON for each image, and says in words what is there."
-    " Pictures are resized and made grey or RGB as the data set has them; MNIST and"
-    " Fashion-MNIST are light on dark, and nothing is inverted."
+    "Writes a sheet (PNG) and JSON for each image, a summary (CSV) of several, and says in words"
+    " what is there. Photos and drawings are prepared as the makers of the data set prepared"
+    " theirs: cut out, scaled, centred, light on dark."
 )
 
 
@@ -66,6 +66,16 @@ def _parser() -> argparse.ArgumentParser:
     option("--write", type=Path, metavar="README.md", help=words)
     words = "say why a trained row decides on images as it does"
     _add_explain(add("explain", _explain, help=words, description=EXPLAIN))
+    option = add(
+        "try", _try, help="serve a page to draw on and to bring images to, on this machine"
+    )
+    option("--port", type=int, default=8017)
+    words = "write a row as a folder for others, in the shape of the Hugging Face Hub"
+    option = add("export", _export, help=words)
+    option("row", metavar="ROW", help="a row that is trained here or shipped")
+    option("folder", metavar="DIR", type=Path, help="folder to write to")
+    option("--seed", type=int, help="of the training; default: the first one")
+    option("--onnx", action="store_true", help="classifier and explainer as ONNX, too")
     option = add("ui", _ui, help="serve MLflow's web interface and print its link")
     option("--port", type=int, default=5000)
     add("sync", _sync, help="create the runs that MLflow lacks, from the files")
@@ -73,8 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_explain(option: Any) -> None:
-    option("row", metavar="ROW", help="a row of params.yaml that is evaluated")
-    words = "image files, or folders of PNG, JPEG"
+    words = "a row that is trained here or shipped, or a folder that was exported"
+    option("row", metavar="ROW", help=words)
+    words = "image files, or folders of them"
     option("images", nargs="*", type=Path, metavar="IMAGE", help=words)
     words = "images of the test split"
     option("--test", nargs="+", type=int, default=[], metavar="INDEX", help=words)
@@ -82,6 +93,10 @@ def _add_explain(option: Any) -> None:
     words = "folder to write to; default: explanations/ROW"
     option("--output", type=Path, metavar="DIR", help=words)
     option("--json", action="store_true", help="print the JSON instead of the words")
+    words = "only resize pictures"
+    option("--as-is", dest="prepare", action="store_const", const="as-is", help=words)
+    words = "only resize pictures, and exchange dark and light"
+    option("--invert", dest="prepare", action="store_const", const="invert", help=words)
 
 
 def _at_least_one(text: str) -> int:
@@ -97,6 +112,14 @@ def _params() -> Params:
 def _relative(path: Path | str) -> Path:
     """A path of the project as seen from here: short in messages."""
     return Path(os.path.relpath(project_root() / path))
+
+
+def _project() -> Path | None:
+    """The project's folder as seen from here; None outside of one."""
+    try:
+        return _relative(".")
+    except FileNotFoundError:
+        return None
 
 
 def _check(_options: argparse.Namespace) -> None:
@@ -151,12 +174,27 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from protodl.report.sheets import run_explain
+    from protodl.report.sheets import Request, run_explain
 
-    run_explain(
-        _relative("."), options.row, options.images, options.test, options.seed,
-        options.output or Path("explanations") / options.row, options.json,
+    request = Request(
+        options.row, options.images, options.test, options.seed,
+        options.prepare or "auto", options.output, options.json,
     )  # fmt: skip
+    run_explain(_project(), request)
+
+
+def _try(options: argparse.Namespace) -> None:
+    from protodl.explanation.loading import known_rows, load
+    from protodl.page.server import serve
+
+    serve(known_rows(), load, options.port)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from protodl.pipeline.export import export_row
+
+    for path in export_row(options.row, options.seed, options.folder, options.onnx):
+        print(path)
 
 
 def _ui(options: argparse.Namespace) -> None:

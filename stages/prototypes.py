@@ -11,7 +11,7 @@ from protodl.core.stage import Stage
 from protodl.core.training_log import SeedEvaluation, SeedLog
 from protodl.data.datasets import DATASETS, load_training
 from protodl.explanation.gallery import load_gallery
-from protodl.explanation.local import Model
+from protodl.explanation.model import Model
 from protodl.network.cases import load_case_base
 from protodl.network.checkpoint import load_network
 from protodl.report.figures.curves import curves_figure
@@ -31,7 +31,7 @@ def draw_row(options: argparse.Namespace) -> None:
     first = params.seeds[0]
     network = load_network(options.models / f"seed-{first}.pt")
     case_base = load_case_base(options.references / f"seed-{first}.pt")
-    model = Model(options.row, first, info, network, case_base, train)
+    model = Model.of_training(options.row, first, info, network, case_base, train)
     shown = validation.select(torch.arange(min(len(validation), NUM_SHOWN)))
     for name, figure in network_figures(model, shown):
         save(figure, options.output / f"{name}.png")

@@ -20,6 +20,7 @@ from protodl.data.download import download
 from protodl.evaluation.examiner import summarise
 from protodl.network.cases import measure_case_base, save_case_base
 from protodl.network.checkpoint import save_network
+from protodl.network.usual import Usual
 from protodl.report.results_page import PICTURES
 from protodl.training.prototypes import build_network
 from protodl.training.trainer import Trainer, fit
@@ -33,6 +34,22 @@ ENVIRONMENT = {
     "torch": "2.15.0",
     "python": "3.11",
 }
+
+
+def usual(
+    mean_distances: torch.Tensor, prototype_limit: float, case_limit: float, num_classes: int = 10
+) -> Usual:
+    """What is usual, with these means (P,) and limits; no image is unusual otherwise."""
+    return Usual(
+        mean_distances=mean_distances,
+        prototype_limit=prototype_limit,
+        case_limit=case_limit,
+        class_logits=torch.zeros(num_classes, num_classes),
+        class_precisions=torch.eye(num_classes).repeat(num_classes, 1, 1),
+        errors=torch.full((3,), 1e9),
+        deviations=torch.full((3,), 1e9),
+        surprises=torch.full((3,), 1e9),
+    )
 
 
 def write_params(

@@ -39,6 +39,7 @@ class DatasetInfo:
     channels: int
     size: int
     class_names: tuple[str, ...]
+    preparation: str  # of people's own pictures: a key of protodl.data.photos.PREPARATIONS
 
     @property
     def num_classes(self) -> int:
@@ -54,11 +55,11 @@ class DatasetInfo:
 _CLOTHES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 _THINGS = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
 _INFOS = (
-    DatasetInfo("mnist", "MNIST", "MNIST", "MNIST/raw", 1, 28, tuple("0123456789")),
+    DatasetInfo("mnist", "MNIST", "MNIST", "MNIST/raw", 1, 28, tuple("0123456789"), "digit"),
     DatasetInfo("fashion-mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", 1, 28,
-                tuple(_CLOTHES.split(", "))),
+                tuple(_CLOTHES.split(", ")), "garment"),
     DatasetInfo("cifar10", "CIFAR-10", "CIFAR10", "cifar-10-batches-py", 3, 32,
-                tuple(_THINGS.split(", "))),
+                tuple(_THINGS.split(", ")), "photo"),
 )  # fmt: skip
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({info.name: info for info in _INFOS})
 

@@ -96,8 +96,8 @@ class Examiner:
             moved = not torch.equal(before.prototypes, network.prototypes)
             # Its codes are the same, so is the case base.
             unprojected = self.measure(before, case_base).metrics if moved else dict(metrics)
-        metrics["prototype_limit"] = case_base.prototype_limit
-        metrics["case_limit"] = case_base.case_limit
+        metrics["prototype_limit"] = case_base.usual.prototype_limit
+        metrics["case_limit"] = case_base.usual.case_limit
         metrics |= {"train_seconds": log.train_seconds, "num_epochs": log.num_epochs}
         return SeedEvaluation(
             row=log.row,

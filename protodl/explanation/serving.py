@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from protodl.network.cases import CaseBase, nearness
 from protodl.network.head import baseline, contributions, prototype_classes
 from protodl.network.network import NetworkOutput, PrototypeNetwork
+from protodl.network.usual import Usual
 
 
 class Explainer(nn.Module):
@@ -30,7 +31,7 @@ class Explainer(nn.Module):
         self.network = network
         self.register_buffer("codes", case_base.codes)
         self.register_buffer("squares", case_base.codes.square().sum(dim=1))
-        self.register_buffer("mean_distances", case_base.mean_distances)
+        self.register_buffer("mean_distances", case_base.usual.mean_distances)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits (N, K), contributions (N, K, P), distances (N, P), nearest training case (N,)."""
@@ -42,16 +43,33 @@ class Explainer(nn.Module):
         return output.logits, parts, output.distances, to_case
 
 
+class Reasons(nn.Module):
+    """Images (N, C, H, W) in [0, 1] -> logits, contributions, distances: nothing needs the data."""
+
+    mean_distances: Tensor  # (P,)
+
+    def __init__(self, network: PrototypeNetwork, usual: Usual) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean_distances", usual.mean_distances)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (N, K), contributions (N, K, P), distances (N, P)."""
+        output: NetworkOutput = self.network(images, decode=False)
+        parts = contributions(output.distances, self.mean_distances, self.network.head.weight)
+        return output.logits, parts, output.distances
+
+
 @torch.inference_mode()
 def explainer_facts(
     network: PrototypeNetwork, case_base: CaseBase, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """Class names, baseline logits and limits, with which an explainer's numbers become words."""
-    head = network.head
+    head, usual = network.head, case_base.usual
     return {
         "class_names": list(class_names),
         "prototype_classes": [class_names[k] for k in prototype_classes(head.weight).tolist()],
-        "baseline_logits": baseline(case_base.mean_distances, head.weight, head.bias).tolist(),
-        "prototype_limit": case_base.prototype_limit,
-        "case_limit": case_base.case_limit,
+        "baseline_logits": baseline(usual.mean_distances, head.weight, head.bias).tolist(),
+        "prototype_limit": usual.prototype_limit,
+        "case_limit": usual.case_limit,
     }

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 
+SCHEMA_VERSION = 2  # of the JSON
+UNUSUAL, DOUBTFUL = 0.99, 0.95  # shares of validation images that are more usual
 NAMED = 3  # prototypes at most in a sentence
 NAMED_SHARE = 0.1  # of the largest contribution, below which none is named
 
@@ -87,16 +89,29 @@ class ChangeNeeded:
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """Distances of the image to the nearest prototype and training case, and their limits.
+    """How unusual the image is, and its distances to what is nearest, with their limits.
 
-    99 % of validation images are within a limit. `flag`: the image exceeds both.
+    99 % of validation images are within a limit. `flag`: the image exceeds both, or 99 % of
+    validation images are more usual by its reconstruction and its logits.
     """
 
     flag: bool
+    unusual: float  # share of validation images that are more usual (`protodl.network.usual`)
     prototype_distance: float  # to the nearest prototype, as the network measures it
     prototype_limit: float
-    case_distance: float  # to the nearest training case, Euclidean
+    case_distance: float | None  # to the nearest training case, Euclidean; None without the data
     case_limit: float
+
+    @property
+    def in_words(self) -> str:
+        """A warning, or nothing for an ordinary image."""
+        share = f"less usual than {chance(self.unusual)} of validation images"
+        if self.flag:
+            words = "WARNING: unlike what this network was trained on"
+            return f"{words} ({share}): the prediction means little."
+        if self.unusual > DOUBTFUL:
+            return f"CAUTION: {share}: the prediction may mean little."
+        return ""
 
 
 @dataclass(frozen=True)
@@ -107,17 +122,21 @@ class Explanation:
     """
 
     name: str  # of the image
+    path: str | None  # of its file
     row: str
     seed: int
+    class_names: tuple[str, ...]  # (K,)
     prediction: Outcome
     runner_up: Outcome
     label: str | None  # true class where it is known
     baseline_logits: tuple[float, ...]  # (K,), if every distance were its usual one
     prototypes: tuple[PrototypeReason, ...]  # all P, the largest contribution first
-    nearest_cases: tuple[Case, ...]  # to the image, nearest first
+    nearest_cases: tuple[Case, ...]  # to the image, nearest first; none without the data
     change_needed: ChangeNeeded
     out_of_distribution: OutOfDistribution
-    notes: tuple[str, ...]  # on how the picture was converted, and on this row
+    notes: tuple[str, ...]  # how the picture was prepared
+    doubts: tuple[str, ...]  # why the prepared picture may not show what was meant
+    remarks: tuple[str, ...]  # on this row and its weights
     image: Array = field(compare=False, repr=False)  # as the network saw it: (C, H, W) in [0, 1]
     reconstruction: Array = field(compare=False, repr=False)  # (C, H, W) in [0, 1]
 
@@ -125,12 +144,18 @@ class Explanation:
         """Everything but the pictures as JSON has it, and the caption."""
         data: dict[str, Any] = _plain(self)
         data["nearest_cases_of_image"] = data.pop("nearest_cases")
-        return {**data, "caption": self.caption}
+        words = {"warnings": [*self.warnings], "caption": self.caption}
+        return {"schema_version": SCHEMA_VERSION, **data, **words}
 
     def __str__(self) -> str:
-        change, limits = self.change_in_words, self.limits_in_words
-        lines = [self.verdict, f"{self.because}.", change, limits, *self.notes]
-        return f"{self.name}: " + "\n  ".join(lines)
+        before = [*self.warnings, *self.notes]
+        after = [f"{self.because}.", self.change_in_words, self.limits_in_words, *self.remarks]
+        return f"{self.name}: " + "\n  ".join([*before, self.verdict, *after])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the prediction may mean little; empty for an ordinary image."""
+        return tuple(filter(None, (self.out_of_distribution.in_words, *self.doubts)))
 
     @property
     def verdict(self) -> str:
@@ -184,16 +209,18 @@ class Explanation:
 
     @property
     def limits_in_words(self) -> str:
-        """The distances to what is nearest, and a warning if both exceed their limits."""
+        """The distances to what is nearest, beside what is usual."""
         found = self.out_of_distribution
-        prototype = f"{found.prototype_distance:.2f} from the nearest prototype"
-        case = f"{found.case_distance:.2f} from the nearest training case"
-        usual = f"at most {found.prototype_limit:.2f} and {found.case_limit:.2f}"
-        start, between = "Distances are", " and"
-        if found.flag:
-            start = "WARNING: unlike anything that was trained on, so the prediction means little:"
-            between = ","
-        return f"{start} {prototype}{between} {case} (99 % of validation images: {usual})."
+        if found.case_distance is None:
+            return (
+                f"It is {found.prototype_distance:.2f} from the nearest prototype "
+                f"(99 % of validation images: at most {found.prototype_limit:.2f})."
+            )
+        return (
+            f"Distances are {found.prototype_distance:.2f} from the nearest prototype and "
+            f"{found.case_distance:.2f} from the nearest training case (99 % of validation images: "
+            f"at most {found.prototype_limit:.2f} and {found.case_limit:.2f})."
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -1,50 +1,78 @@
-"""What an explanation compares an image with: training images and usual distances, once per seed.
+"""What an explanation compares an image with: training images and what is usual, once per seed.
 
 Shapes: N training images, M other images, D code size, P prototypes.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.data.datasets import Split, batches
-from protodl.network.network import PrototypeNetwork
-
-USUAL_SHARE = 0.99  # of validation images lie within the limits
+from protodl.network.network import NetworkOutput, PrototypeNetwork
+from protodl.network.usual import (
+    USUAL_SHARE,
+    Usual,
+    class_statistics,
+    deviation,
+    quantiles,
+    rank,
+    relative_error,
+    surprise,
+)
 
 
 @dataclass(frozen=True)
 class CaseBase:
-    """Facts of one trained network, measured on its training images and on validation images."""
+    """The training images as one trained network sees them, and what is usual for it."""
 
     codes: Tensor  # (N, D) of the training images, in the order of the training split
     labels: Tensor  # (N,) their classes
-    mean_distances: Tensor  # (P,) to each prototype, over the validation images
-    prototype_limit: float  # distance to the nearest prototype that 1 % of validation images exceed
-    case_limit: float  # the same of the distance to the nearest training image
+    usual: Usual
 
 
 @torch.inference_mode()
 def measure_case_base(network: PrototypeNetwork, train: Split, validation: Split) -> CaseBase:
-    """Encode the training images, and measure how far validation images lie from them.
+    """Encode the training images, and measure how validation images differ from them.
 
     The limits are the 99 % quantiles of a validation image's distance to the nearest prototype and
     to the nearest training image: an image beyond them is unlike what the network was trained on.
     """
     device = network.prototypes.device
     codes = torch.cat([network.encode(images) for images, _ in batches(train, device)]).float()
-    shown = torch.cat([network.encode(images) for images, _ in batches(validation, device)]).float()
-    distances = network.distances(shown)
-    to_cases = nearest_cases(shown, codes, 1)[1][:, 0]
-    return CaseBase(
-        codes=codes.cpu(),
-        labels=train.labels.cpu(),
-        mean_distances=distances.mean(dim=0).cpu(),
+    logits = torch.cat([network.classify(network.distances(part)) for part in codes.split(5000)])
+    codes, labels = codes.cpu(), train.labels.cpu()
+    return CaseBase(codes, labels, _measure_usual(network, validation, codes, logits.cpu(), labels))
+
+
+def _measure_usual(
+    network: PrototypeNetwork, validation: Split, codes: Tensor, logits: Tensor, labels: Tensor
+) -> Usual:
+    outputs, errors = [], []
+    for images, _ in batches(validation, network.prototypes.device):
+        output: NetworkOutput = network(images)
+        assert output.reconstructions is not None
+        errors.append(relative_error(images, output.reconstructions).float().cpu())
+        outputs.append((output.logits.cpu(), output.distances.cpu(), output.codes.float().cpu()))
+    shown, distances, seen = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+    error, statistics = torch.cat(errors), class_statistics(logits, labels)
+    apart = deviation(shown, *statistics)
+    ordered = quantiles(error), quantiles(apart)
+    combined = surprise(rank(error, ordered[0]), rank(apart, ordered[1]))
+    to_cases = nearest_cases(seen, codes, 1)[1][:, 0]
+    return Usual(
+        mean_distances=distances.mean(dim=0),
         prototype_limit=float(distances.amin(dim=1).quantile(USUAL_SHARE)),
         case_limit=float(to_cases.quantile(USUAL_SHARE)),
+        class_logits=statistics[0],
+        class_precisions=statistics[1],
+        errors=ordered[0],
+        deviations=ordered[1],
+        surprises=quantiles(combined),
     )
 
 
@@ -83,5 +111,8 @@ def load_case_base(path: Path) -> CaseBase:
     Raises:
         CheckpointError: the file is missing or not a case base.
     """
-    remedy = "make it: dvc repro evaluate@<row>"
-    return read_tensors(path, "a case base", remedy, lambda data: CaseBase(**data))
+
+    def case_base(data: Mapping[str, Any]) -> CaseBase:
+        return CaseBase(data["codes"], data["labels"], Usual(**data["usual"]))
+
+    return read_tensors(path, "a case base", "make it: dvc repro evaluate@<row>", case_base)

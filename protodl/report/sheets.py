@@ -3,9 +3,11 @@
 An explanation is a sheet (PNG) for people, and JSON for programs.
 """
 
+import csv
+import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +17,11 @@ import torch
 
 from protodl.core.files import write_text
 from protodl.data.datasets import Split, load_split, to_unit_interval
-from protodl.data.pictures import Input, InputError, image_files, read_picture
+from protodl.data.pictures import Input, InputError, Preparation, image_files
 from protodl.explanation.gallery import Gallery
-from protodl.explanation.local import Model, explain, load
+from protodl.explanation.loading import load
+from protodl.explanation.local import explain
+from protodl.explanation.model import Model
 from protodl.explanation.types import Explanation
 from protodl.report.figures.explanation_sheet import explanation_figure
 from protodl.report.figures.matrices import weights_figure
@@ -68,19 +72,7 @@ class ImageToExplain:
     label: int | None = None
 
 
-def images_of_files(paths: list[Path]) -> list[ImageToExplain]:
-    """Image files and folders of them, each file read once to see that it is an image.
-
-    Raises:
-        InputError: one is missing or not an image, or a folder holds none.
-    """
-    files = image_files(paths)
-    for file in files:
-        read_picture(file)
-    return [ImageToExplain(file.stem, file) for file in files]
-
-
-def images_of_split(test: Split, indices: list[int]) -> list[ImageToExplain]:
+def images_of_split(test: Split, indices: Sequence[int]) -> list[ImageToExplain]:
     """Images of the test split.
 
     Raises:
@@ -107,37 +99,77 @@ def with_distinct_names(images: Iterable[ImageToExplain]) -> list[ImageToExplain
     return list(named.values())
 
 
-def run_explain(
-    root: Path,
-    row: str,
-    images: list[Path],
-    tests: list[int],
-    seed: int | None,
-    output: Path,
-    as_json: bool,
-) -> None:
-    """Explain images of files and of the test split: files in `output`, words or JSON printed.
+@dataclass(frozen=True)
+class Request:
+    """What is to be explained, by what, and how the answers are given."""
+
+    row: str
+    images: Sequence[Path]  # files, or folders of them
+    tests: Sequence[int] = ()  # images of the test split
+    seed: int | None = None
+    prepare: Preparation = "auto"
+    output: Path | None = None  # folder; None: explanations/<row>
+    as_json: bool = False  # print JSON instead of words
+
+
+def run_explain(root: Path | None, request: Request) -> None:
+    """Explain images: a sheet and JSON for each, one CSV for all; words or JSON are printed.
+
+    A file that cannot be used is told and left out; the others are explained.
 
     Raises:
-        InputError: no image was named, or one cannot be used; nothing was written.
-        ConfigError, CheckpointError, DatasetError: see `protodl.explanation.local.load`.
+        InputError: no image was named, or some could not be used; the others were explained.
+        ConfigError, CheckpointError, DatasetError: see `protodl.explanation.loading.load`.
     """
-    if not images and not tests:
+    if not request.images and not request.tests:
         raise InputError("nothing to explain: name image files or folders, or --test INDEX")
-    model = load(row, seed, root)
-    to_explain = images_of_files(images)
-    if tests:
-        test = load_split(root / "data" / model.info.name / "test.pt")
-        to_explain += images_of_split(test, tests)
-    explanations = []
-    for each in with_distinct_names(to_explain):
-        explanation = explain(model, each.image, each.label, each.name)
-        picture = write_explanation(explanation, output, each.name)
-        explanations.append(explanation.as_dict())
-        if not as_json:
+    model = load(request.row, request.seed, root)
+    folder = request.output or Path("explanations") / model.row
+    explanations, problems = [], []
+    for each in with_distinct_names(_to_explain(root, request, model)):
+        try:
+            explanation = explain(model, each.image, each.label, each.name, request.prepare)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        picture = write_explanation(explanation, folder, each.name)
+        explanations.append(explanation)
+        if not request.as_json:
             print(f"{explanation}\n  -> {picture} and .json", flush=True)
-    if as_json:
-        print(json.dumps(explanations, indent=1, allow_nan=False))
+    if request.as_json:
+        print(json.dumps([each.as_dict() for each in explanations], indent=1, allow_nan=False))
+    if len(explanations) > 1:
+        write_text(summary(explanations), folder / "summary.csv")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _to_explain(root: Path | None, request: Request, model: Model) -> list[ImageToExplain]:
+    images = [ImageToExplain(file.stem, file) for file in image_files(request.images)]
+    if not request.tests:
+        return images
+    if root is None:
+        raise InputError("--test: the test images are a project's; run this inside of it")
+    test = load_split(root / "data" / model.info.name / "test.pt")
+    return images + images_of_split(test, request.tests)
+
+
+def summary(explanations: Sequence[Explanation]) -> str:
+    """A table of many explanations as CSV, a line for each image."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        "name path prediction probability runner_up runner_up_probability label unusual warnings"
+        .split()
+    )  # fmt: skip
+    for each in explanations:
+        first, second = each.prediction, each.runner_up
+        table.writerow(
+            [each.name, each.path, first.class_name, f"{first.probability:.4f}", second.class_name,
+             f"{second.probability:.4f}", each.label, f"{each.out_of_distribution.unusual:.3f}",
+             " ".join(each.warnings)]
+        )  # fmt: skip
+    return text.getvalue()
 
 
 def explain_gallery(model: Model, gallery: Gallery, folder: Path) -> None:

@@ -21,9 +21,11 @@ from protodl.core.files import CheckpointError
 from protodl.data.datasets import DATASETS, Split, load_split
 from protodl.data.pictures import Input
 from protodl.explanation.gallery import choose_gallery
-from protodl.explanation.local import Model, explain, load, smallest_change
+from protodl.explanation.loading import load
+from protodl.explanation.local import explain, smallest_change
+from protodl.explanation.model import Model, TrainingCases
 from protodl.explanation.types import ChangeNeeded, Explanation
-from protodl.network.cases import measure_case_base
+from protodl.network.cases import CaseBase, measure_case_base
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 from protodl.report.sheets import explain_gallery
 from tests.factories import ROOT, ROW, write_project
@@ -56,7 +58,12 @@ def untrained(brightest: int = 255, **config: object) -> Model:
     network = PrototypeNetwork(ModelConfig(encoder_init="he", **config), 3, 32).eval()  # type: ignore[arg-type]
     network.set_prototypes(train.images[: len(network.prototypes)] / 255)
     case_base = measure_case_base(network, train, validation)
-    return Model("colour", 0, DATASETS["cifar10"], network, case_base, train)
+    return Model.of_training("colour", 0, DATASETS["cifar10"], network, case_base, train)
+
+
+def cases_of(model: Model) -> TrainingCases:
+    assert model.training_cases is not None
+    return model.training_cases
 
 
 def logits_of(model: Model, image: torch.Tensor) -> torch.Tensor:
@@ -75,7 +82,7 @@ def logits_of(model: Model, image: torch.Tensor) -> torch.Tensor:
 def test_contributions_and_baseline_sum_to_the_logits(distance: str, bias: bool) -> None:
     torch.manual_seed(0)
     model = untrained(distance=distance, head_bias=bias)
-    image = model.train.images[3]
+    image = cases_of(model).train.images[3]
     expected = logits_of(model, image)
     found = explain(model, image)
     for outcome, parts in (
@@ -86,7 +93,7 @@ def test_contributions_and_baseline_sum_to_the_logits(distance: str, bias: bool)
         assert total == pytest.approx(outcome.logit, abs=1e-9)
         assert outcome.logit == pytest.approx(float(expected[outcome.index]), rel=1e-5, abs=1e-5)
     assert expected.topk(2).indices.tolist() == [found.prediction.index, found.runner_up.index]
-    assert bool(found.notes) == (distance == "none")
+    assert bool(found.remarks) == (distance == "none")
 
 
 def test_a_trained_network_is_explained_to_the_last_digit(model: Model, test: Split) -> None:
@@ -108,7 +115,7 @@ def test_every_prototype_stands_with_its_own_facts(model: Model, test: Split) ->
     with torch.no_grad():
         output = model.network(test.images[:1] / 255)
         again = model.network.decode_prototypes().numpy()
-        gaps = torch.cdist(model.network.prototypes, model.case_base.codes).numpy()
+        gaps = torch.cdist(model.network.prototypes, cases_of(model).codes).numpy()
     for reason in found.prototypes:
         p = reason.index
         assert reason.distance == pytest.approx(float(output.distances[0, p]), abs=1e-5)
@@ -119,20 +126,22 @@ def test_every_prototype_stands_with_its_own_facts(model: Model, test: Split) ->
         other = reason.weight_to_runner_up * change
         assert reason.contribution_to_runner_up == pytest.approx(other)
         assert reason.nearest_case.distance == pytest.approx(float(gaps[p].min()), abs=1e-3)
-        assert reason.nearest_case.label == str(int(model.train.labels[reason.nearest_case.index]))
+        assert reason.nearest_case.label == str(
+            int(cases_of(model).train.labels[reason.nearest_case.index])
+        )
         assert np.allclose(reason.picture, again[p])
     assert output.reconstructions is not None
     assert np.allclose(found.reconstruction, output.reconstructions[0], atol=1e-6)
 
 
 def test_a_training_case_is_nearest_to_itself(model: Model) -> None:
-    found = explain(model, model.train.images[7])
+    found = explain(model, cases_of(model).train.images[7])
     first = found.nearest_cases[0]
-    assert (first.index, first.label) == (7, str(int(model.train.labels[7])))
+    assert (first.index, first.label) == (7, str(int(cases_of(model).train.labels[7])))
     assert first.distance < 1e-4
     distances = [case.distance for case in found.nearest_cases]
     assert distances == sorted(distances)
-    assert (first.picture == model.train.images[7].numpy()).all()
+    assert (first.picture == cases_of(model).train.images[7].numpy()).all()
 
 
 # --- what would have to change ----------------------------------------------------------------
@@ -219,18 +228,18 @@ def test_noise_is_out_of_distribution_and_usual_images_are_not() -> None:
     limits = found.out_of_distribution
     assert limits.flag
     assert limits.prototype_distance > limits.prototype_limit
+    assert limits.case_distance is not None
     assert limits.case_distance > limits.case_limit
-    assert "WARNING: unlike anything" in str(found)
+    assert str(found).startswith("image: WARNING: unlike what this network was trained on")
     usual = explain(model, noise // 6)
     assert not usual.out_of_distribution.flag
     assert "WARNING" not in str(usual)
 
 
 def test_an_image_near_a_training_case_is_not_called_far(model: Model) -> None:
-    far = dataclasses.replace(model.case_base, prototype_limit=0.0, case_limit=0.1)
-    assert not explain(
-        dataclasses.replace(model, case_base=far), model.train.images[0]
-    ).out_of_distribution.flag
+    far = dataclasses.replace(model.usual, prototype_limit=0.0, case_limit=0.1)
+    near = explain(dataclasses.replace(model, usual=far), cases_of(model).train.images[0])
+    assert not near.out_of_distribution.flag
 
 
 # --- the object -------------------------------------------------------------------------------
@@ -254,7 +263,9 @@ def test_every_kind_of_input_gives_the_same_answer(
     ]
     given.append(Image.merge("RGB", [opened] * 3))  # colour is made grey
     for each in given:
-        assert explain(model, each) == dataclasses.replace(expected, name=explain(model, each).name)
+        found = explain(model, each)
+        assert found == dataclasses.replace(expected, name=found.name, path=found.path)
+    assert explain(model, path).path == str(path)
     assert explain(model, path).name == "image"
     assert explain(model, path, name="mine").name == "mine"
 
@@ -275,6 +286,8 @@ def test_json_holds_everything_but_the_pictures(model: Model, test: Split) -> No
     assert set(data["nearest_cases_of_image"][0]) == {"index", "label", "distance"}
     assert set(data["change_needed"]) == {"logit_gap", "single_prototype"}
     assert len(data["baseline_logits"]) == 10
+    assert (data["schema_version"], data["path"], data["warnings"]) == (2, None, [])
+    assert data["class_names"] == [*"0123456789"]
 
 
 def test_it_cannot_be_changed(model: Model, test: Split) -> None:
@@ -296,11 +309,15 @@ def test_the_words_name_the_largest_contributions(model: Model, test: Split) -> 
 
 
 def test_what_does_not_belong_together_is_refused(model: Model) -> None:
-    fewer = dataclasses.replace(model.case_base, mean_distances=torch.ones(3))
+    cases = cases_of(model)
+    codes, train, network = cases.codes, cases.train, model.network
+    fewer = dataclasses.replace(model.usual, mean_distances=torch.ones(3))
     with pytest.raises(CheckpointError, match="another network"):
-        dataclasses.replace(model, case_base=fewer)
+        Model.of_training(ROW, 0, model.info, network, CaseBase(codes, train.labels, fewer), train)
+    case_base = CaseBase(codes, train.labels, model.usual)
+    some = train.select(torch.arange(5))
     with pytest.raises(CheckpointError, match="training cases"):
-        dataclasses.replace(model, train=model.train.select(torch.arange(5)))
+        Model.of_training(ROW, 0, model.info, network, case_base, some)
 
 
 def test_the_package_gives_the_names_without_loading_torch() -> None:
@@ -368,8 +385,10 @@ def test_the_command_writes_a_sheet_and_json_for_each_image(
         assert f"{name}: " in out
         assert str(Path("explanations") / ROW / f"{name}.png") in out
     assert "because it " in out
-    assert "not square" in out
-    assert "light at its border" in out
+    assert "Prepared as MNIST's digits" in out
+    lines = (folder / "summary.csv").read_text().splitlines()
+    assert lines[0].startswith("name,path,prediction,probability")
+    assert {line.partition(",")[0] for line in lines[1:]} == names
     assert json.loads((folder / "test-3.json").read_text())["label"] is None
     data = json.loads((folder / "test-3-2.json").read_text())
     assert (data["label"], data["row"], data["seed"]) == (str(int(test.labels[3])), ROW, 0)
@@ -385,22 +404,37 @@ def test_json_is_printed_where_it_is_asked_for(
     assert json.loads((inside / "here" / "test-5.json").read_text()) == printed[0]
 
 
+def test_a_bad_file_does_not_end_the_others(
+    inside: Path, test: Split, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (inside / "photos" / "deep").mkdir(parents=True)
+    for index, suffix in enumerate(("png", "webp", "tif", "bmp")):
+        digit = Image.fromarray(test.images[index, 0].numpy()).resize((80, 80))
+        digit.save(inside / "photos" / "deep" / f"{index}.{suffix}")
+    (inside / "photos" / "2a.png").write_text("no image")
+    Image.new("L", (90, 90), 255).save(inside / "photos" / "blank.png")
+    assert main(["explain", ROW, "photos", "missing.png"]) == 1
+    printed = capsys.readouterr()
+    folder = inside / "explanations" / ROW
+    assert {path.stem for path in folder.glob("*.json")} == {"0", "1", "2", "3"}
+    for words in ("2a.png: not an image", "missing.png: no such file", "blank.png: nothing stands"):
+        assert words in printed.err
+        assert words not in printed.out
+
+
 def test_mistakes_are_reported_before_any_work(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (inside / "empty").mkdir()
-    (inside / "text.png").write_text("no image")
-    Image.new("L", (28, 28)).save(inside / "fine.png")
+    Image.linear_gradient("L").save(inside / "fine.png")
     for arguments, wanted in {
         ("tiny-rwo", "fine.png"): "did you mean 'tiny-row'",
         (ROW,): "nothing to explain",
-        (ROW, "fine.png", "missing.png"): "missing.png: no such file",
-        (ROW, "fine.png", "text.png"): "text.png: not an image",
         (ROW, "fine.png", "empty"): "empty: holds no image",
         (ROW, "fine.png", "--test", "0", "100000"): "--test 100000: the test split has images 0 to",
         (ROW, "fine.png", "--test=-1"): "--test -1",
         (ROW, "fine.png", "--seed", "7"): "has no seed 7",
-        (ROW, "fine.png", "--seed", "1"): f"make it: dvc repro evaluate@{ROW}",
+        (ROW, "fine.png", "--seed", "1"): f"make it: protodl run {ROW}",
     }.items():
         assert main(["explain", *arguments]) == 1, arguments
         printed = capsys.readouterr()

@@ -22,7 +22,7 @@ from protodl.network.checkpoint import save_network
 from protodl.network.head import baseline, contributions, prototype_classes
 from protodl.network.network import PrototypeNetwork
 from protodl.tracking.project import sync_project
-from tests.factories import write_params, write_rows
+from tests.factories import usual, write_params, write_rows
 from tests.mlflow_fixtures import empty_project
 
 CLASSES = DATASETS["fashion-mnist"].class_names
@@ -46,8 +46,11 @@ def case_base(network: PrototypeNetwork) -> CaseBase:
     """Of noise, with limits that some other noise exceeds."""
     codes, shown = (network.encode(torch.from_numpy(images(count))) for count in (40, 300))
     distances = network.distances(shown)
-    limits = distances.amin(dim=1).median(), nearest_cases(shown, codes, 1)[1].median()
-    return CaseBase(codes, torch.arange(40) % 10, distances.mean(dim=0), *map(float, limits))
+    prototype_limit = float(distances.amin(dim=1).median())
+    case_limit = float(nearest_cases(shown, codes, 1)[1].median())
+    return CaseBase(
+        codes, torch.arange(40) % 10, usual(distances.mean(dim=0), prototype_limit, case_limit)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +96,8 @@ def test_the_answers_are_those_of_the_library(
     answers = explain(model, images(count), NUM_PROTOTYPES)
     output = network(torch.from_numpy(images(count)), decode=False)
     weight = network.head.weight
-    parts = contributions(output.distances, case_base.mean_distances, weight)
-    start = baseline(case_base.mean_distances, weight, network.head.bias)
+    parts = contributions(output.distances, case_base.usual.mean_distances, weight)
+    start = baseline(case_base.usual.mean_distances, weight, network.head.bias)
     to_case = nearest_cases(output.codes, case_base.codes, 1)[1][:, 0]
     assert len(answers) == count
     flags: list[bool] = []
@@ -130,8 +133,10 @@ def test_the_answers_are_those_of_the_library(
         near = strange["prototype_distance"] <= strange["prototype_limit"]
         near |= strange["case_distance"] <= strange["case_limit"]
         assert strange["flag"] == (not near)
-        assert strange["prototype_limit"] == pytest.approx(case_base.prototype_limit, abs=1e-5)
-        assert strange["case_limit"] == pytest.approx(case_base.case_limit, abs=1e-5)
+        assert strange["prototype_limit"] == pytest.approx(
+            case_base.usual.prototype_limit, abs=1e-5
+        )
+        assert strange["case_limit"] == pytest.approx(case_base.usual.case_limit, abs=1e-5)
         flags.append(strange["flag"])
     assert count < 300 or set(flags) == {False, True}
 

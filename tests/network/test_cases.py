@@ -46,9 +46,9 @@ def test_one_percent_of_validation_images_exceeds_the_limits(tmp_path: Path) -> 
     with torch.inference_mode():
         codes = network.encode(validation.images / 255)
         distances = network.distances(codes)
-    assert (distances.amin(dim=1) > case_base.prototype_limit).sum() == 10
-    assert (nearest_cases(codes, case_base.codes, 1)[1] > case_base.case_limit).sum() == 10
-    torch.testing.assert_close(case_base.mean_distances, distances.mean(dim=0))
+    assert (distances.amin(dim=1) > case_base.usual.prototype_limit).sum() == 10
+    assert (nearest_cases(codes, case_base.codes, 1)[1] > case_base.usual.case_limit).sum() == 10
+    torch.testing.assert_close(case_base.usual.mean_distances, distances.mean(dim=0))
     assert torch.equal(case_base.labels, train.labels)
     with pytest.raises(CheckpointError, match="evaluate@"):
         load_case_base(tmp_path / "missing.pt")

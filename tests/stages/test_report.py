@@ -30,7 +30,7 @@ from protodl.tracking.project import sync_project, tracked_rows
 from protodl.tracking.store import tracking_uri
 from protodl.tracking.sync import RowRuns
 from stages import report
-from tests.factories import training, write_params, write_row, write_rows
+from tests.factories import training, usual, write_params, write_row, write_rows
 
 MNIST = {"dataset": "mnist", "model": {"num_prototypes": 1}}
 EXPERIMENTS = {
@@ -393,7 +393,7 @@ def test_a_row_explains_by_its_best_seed_and_its_card_says_how_to_ask(
     best, other = accuracies
     network = PrototypeNetwork(ModelConfig(num_prototypes=1), 1, 28, 10).eval()
     codes = network.encode(torch.rand(5, 1, 28, 28)).detach()
-    case_base = CaseBase(codes, torch.arange(5), torch.ones(1), 0.5, 0.5)
+    case_base = CaseBase(codes, torch.arange(5), usual(torch.ones(1), 0.5, 0.5))
 
     references = models / "references"
     for row in accuracies:

@@ -77,18 +77,18 @@ def _draw_verdict(page: Page, explanation: Explanation) -> float:
     """What is decided, how surely, why, and what else is to be known; returns the lower edge."""
     first, second = explanation.prediction, explanation.runner_up
     right = explanation.label in (None, first.class_name)
-    warned = explanation.out_of_distribution.flag
     shares = f"{first.percent}; runner-up: {second.class_name}, {second.percent}"
     truth = "correct" if right else f"wrong: the true class is {explanation.label}"
     y = 10.0
     for words, size, colour, weight in (
+        *((words, 8.5, VERMILION, "bold") for words in explanation.warnings),
+        *((note, 7, PURPLE, "normal") for note in explanation.notes),
         (first.class_name, 18, INK if right else VERMILION, "bold"),
         (shares, 8.5, INK, "normal"),
         ("" if explanation.label is None else truth, 8.5, GREEN if right else VERMILION, "normal"),
         (f"{explanation.because}.", 8.5, INK, "normal"),
-        (explanation.limits_in_words, 7, VERMILION if warned else GREY,
-         "bold" if warned else "normal"),
-        *((note, 7, PURPLE, "normal") for note in explanation.notes),
+        (explanation.limits_in_words, 7, GREY, "normal"),
+        *((remark, 7, PURPLE, "normal") for remark in explanation.remarks),
     ):  # fmt: skip
         if words:
             y = page.paragraph(TEXT_LEFT, y, words, RIGHT - TEXT_LEFT, size,
@@ -192,7 +192,9 @@ def _draw_bars(
 
 
 def _draw_cases(page: Page, explanation: Explanation, top: float) -> float:
-    """The training cases nearest to the image; returns their lower edge."""
+    """The training cases nearest to the image, if known; returns their lower edge."""
+    if not explanation.nearest_cases:
+        return top
     page.text(MARGIN, top + 18, "Training cases nearest to this image", ha="left", size=8,
               weight="bold")  # fmt: skip
     for place, case in enumerate(explanation.nearest_cases):
@@ -204,7 +206,8 @@ def _draw_cases(page: Page, explanation: Explanation, top: float) -> float:
 
 def _draw_change(page: Page, explanation: Explanation, top: float) -> float:
     """What the runner-up lacks, beside the cases; returns the lower edge."""
-    left = MARGIN + len(explanation.nearest_cases) * CASE_STEP + 20
+    cases = explanation.nearest_cases
+    left = MARGIN + (len(cases) * CASE_STEP + 20 if cases else 0)
     second = explanation.runner_up.class_name
     title = f"What would make it {with_article(second)}?"
     y = page.paragraph(left, top + 1, title, RIGHT - left, 8, weight="bold")

@@ -115,8 +115,10 @@ def explanation(count: int, channels: int = 3, **changes: Any) -> Explanation:
     totals = 0.25 + values.sum(axis=0)
     found = Explanation(
         name="a-picture",
+        path=None,
         row="cifar10-small-deconv",
         seed=0,
+        class_names=tuple(CIFAR),
         prediction=Outcome(1, "automobile", 0.8, float(totals[0])),
         runner_up=Outcome(0, "airplane", 0.1, float(totals[1])),
         label="automobile",
@@ -124,8 +126,10 @@ def explanation(count: int, channels: int = 3, **changes: Any) -> Explanation:
         prototypes=tuple(prototypes),
         nearest_cases=tuple(Case(n, CIFAR[n], 1.0 + n, pictures[-1 - n]) for n in range(6)),
         change_needed=ChangeNeeded(1.5, SingleChange(3, "automobile", 0.5, 1.25)),
-        out_of_distribution=OutOfDistribution(False, 0.5, 1.0, 0.25, 0.75),
+        out_of_distribution=OutOfDistribution(False, 0.25, 0.5, 1.0, 0.25, 0.75),
         notes=(),
+        doubts=(),
+        remarks=(),
         image=pictures[-7],
         reconstruction=pictures[-8],
     )

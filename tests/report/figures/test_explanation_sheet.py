@@ -93,8 +93,10 @@ def test_nothing_on_a_sheet_is_cut_off_or_overlaps(count: int, crowded: bool) ->
             "name": "a-very-long-name-of-a-picture-from-a-camera-" * 3,
             "row": "a-row-with-quite-a-long-name-of-its-own-too",
             "label": "airplane",
-            "out_of_distribution": OutOfDistribution(True, 1234.5, 1000.0, 123.4, 99.0),
+            "out_of_distribution": OutOfDistribution(True, 0.9999, 1234.5, 1000.0, 123.4, 99.0),
             "notes": ("A remark that is long enough to fill more than a line. " * 3,) * 2,
+            "doubts": ("A doubt that is long enough to fill more than one line of this. " * 2,),
+            "remarks": ("Another remark that fills more than a line of the sheet, too. " * 3,),
             "change_needed": ChangeNeeded(123.45, None),
         }
     found = explanation(count, **changes)
