@@ -1,0 +1,92 @@
+"""The weights that come with protodl: one seed of each row of the committed table.
+
+`python -m protodl.pipeline.ship` renews them after `make repro`.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from protodl.core.config import load_params
+from protodl.core.errors import ProtodlError
+from protodl.core.machine import project_root
+from protodl.core.training_log import Metrics, SeedEvaluation, SeedLog
+from protodl.explanation.loading import SHIPPED, load
+from protodl.explanation.portable import save_portable
+from protodl.pipeline.run import ROWS
+
+LARGEST = 5_000_000  # bytes of all files together
+SOURCE = "measured on the test split by `make repro`"
+
+
+def ship(root: Path) -> list[Path]:
+    """Write the first seed of each row as it is trained in the project; returns the files.
+
+    Raises:
+        ProtodlError: a row is not trained, or the files are larger than LARGEST.
+    """
+    params = load_params(root / "params.yaml")
+    locked = locked_models(root)
+    written = []
+    for row in params.experiments:
+        model = load(row, params.seeds[0], root)
+        if model.origin:
+            raise ProtodlError(f"{row}: not trained here; run: make repro")
+        measured = {**measurements(root, row, model.seed), "models_md5": locked[row]}
+        written.append(SHIPPED / f"{row}.safetensors")
+        save_portable(model, measured, written[-1])
+    for other in set(SHIPPED.glob("*.safetensors")) - set(written):
+        other.unlink()
+    size = sum(path.stat().st_size for path in written)
+    if size > LARGEST:
+        raise ProtodlError(f"{SHIPPED}: {size:,} bytes, at most {LARGEST:,}")
+    return written
+
+
+def measurements(root: Path, row: str, seed: int) -> dict[str, Any]:
+    """What was measured of one seed, and of its row; empty before the row is evaluated."""
+    folder = root / ROWS / row
+    if not (folder / "metrics.json").is_file():
+        return {}
+    log = SeedLog.read(folder / "training" / f"seed-{seed}.json")
+    metrics = Metrics.read(folder / "metrics.json")
+    return {
+        "source": SOURCE,
+        "fingerprint": log.fingerprint,
+        "row_test_accuracy": {
+            "mean": metrics.mean["test_accuracy"],
+            "std": metrics.std["test_accuracy"],
+            "num_seeds": metrics.num_seeds,
+        },
+        **SeedEvaluation.read(folder / "evaluation" / f"seed-{seed}.json").metrics,
+    }
+
+
+def locked_models(root: Path) -> Mapping[str, str]:
+    """The hash that dvc.lock has of the models of each row."""
+    stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    return {
+        name.removeprefix("train@"): next(
+            out["md5"] for out in stage["outs"] if out["path"].startswith("models/")
+        )
+        for name, stage in stages.items()
+        if name.startswith("train@")
+    }
+
+
+def main() -> int:
+    """Renew the shipped weights and name them."""
+    try:
+        for path in ship(project_root()):
+            print(f"{path}: {path.stat().st_size:,} bytes")
+    except ProtodlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
