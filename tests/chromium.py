@@ -26,7 +26,8 @@ SECONDS = 120  # for an answer; processors may be busy
 # No sandbox: it does not start for root, and only the project's own pages are opened.
 OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 OPTIONS += ["--disable-background-networking", "--no-first-run", "--remote-debugging-pipe"]
-KEYS = {"Enter": 13, "Escape": 27, "Tab": 9}
+KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, " ": 32}
+KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
 class Page:
@@ -85,15 +86,15 @@ class Page:
         message = {"id": 0, "method": "Browser.close"}
         os.write(self._writing, json.dumps(message).encode() + b"\0")
 
-    def open(self, path: Path, width: int, height: int, dark: bool = False) -> None:
-        """Open a file in a window of this size, in CSS pixels, and wait until it has loaded."""
+    def open(self, path: Path | str, width: int, height: int, dark: bool = False) -> None:
+        """Open a file or address in a window of this size, in CSS pixels, and wait for it."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         still = {"name": "prefers-reduced-motion", "value": "reduce"}
         self.call("Emulation.setEmulatedMedia", features=[scheme, still])
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
         self.call("Emulation.setDeviceMetricsOverride", mobile=width < 600, **metrics)
         self._seen.discard("Page.loadEventFired")
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.as_uri())
         while "Page.loadEventFired" not in self._seen:
             self._receive()
 
@@ -107,9 +108,25 @@ class Page:
     def press(self, key: str) -> None:
         """Press and release a key of KEYS."""
         event: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
-        text = {"text": "\r"} if key == "Enter" else {}
+        text = {"text": "\r" if key == "Enter" else key} if key in ("Enter", " ") else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **event, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def drag(self, points: Sequence[tuple[float, float]]) -> None:
+        """Press the mouse at the first point, in CSS pixels, and let it go at the last one."""
+        for index, (x, y) in enumerate(points):
+            kind = "mouseMoved" if index else "mousePressed"
+            at = {"x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, **at)
+        x, y = points[-1]
+        at = {"x": x, "y": y, "button": "left", "clickCount": 1}
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", **at)
+
+    def give_file(self, selector: str, path: Path) -> None:
+        """Choose a file for an input of the page."""
+        document = self.call("DOM.getDocument")["root"]["nodeId"]
+        found = self.call("DOM.querySelector", nodeId=document, selector=selector)
+        self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         """Write what is to be seen, or the whole page, as a PNG file."""
