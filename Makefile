@@ -23,13 +23,16 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 # The machine's uv where there is one that works, else the one that the rule below puts into .venv.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
 
-.PHONY: help demo test check repro ablation price bench ui table sync lock clean
+.PHONY: help demo try test check repro ablation price bench ui table weights sync lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## all seven rows on the embedded sample, offline, in a few minutes
 	protodl demo
+
+try: $(INSTALLED) ## draw or bring images and see why a trained network decides as it does; PORT=8018
+	protodl try $(if $(PORT),--port $(PORT))
 
 test: $(INSTALLED) ## run the tests, offline
 	python -m pytest -n auto --maxprocesses 4 --dist loadscope $(ARGS)
@@ -59,6 +62,9 @@ ui: $(INSTALLED) ## open the runs in MLflow's web interface; PORT=5001 for anoth
 
 table: $(INSTALLED) ## print the results table and put it into the README
 	protodl table --write README.md
+
+weights: $(INSTALLED) ## renew the weights that come with the clone, after `make repro`
+	python -m protodl.pipeline.ship
 
 sync: $(INSTALLED) ## put runs that MLflow lacks into it, from the committed logs
 	protodl sync

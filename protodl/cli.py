@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import shtab
+
+from protodl import __version__
 from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
@@ -27,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DVC_NO_ANALYTICS", "true")
     options = _parser().parse_args(arguments)
+    if options.quiet:
+        _silence()
     from protodl.pipeline.workers import Stopped
 
     try:
@@ -42,10 +47,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _silence() -> None:
+    """Drop the standard output of this process and of those that it starts."""
+    sys.stdout.flush()
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="protodl",
         description="Prototype networks: from params.yaml to the table of results.",
+    )
+    words = "print protodl's version and end"
+    parser.add_argument("--version", action="version", version=f"protodl {__version__}", help=words)
+    words = "print warnings and errors only"
+    parser.add_argument("-q", "--quiet", action="store_true", help=words)
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print what that shell completes by"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -67,10 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     words = "say why a trained row decides on images as it does"
     _add_explain(add("explain", _explain, help=words, description=EXPLAIN))
     option = add(
-        "try", _try, help="serve a page to draw on and to bring images to, on this machine"
+        "try", _try, help="serve a page to try rows on, on this machine"
     )
     option("--port", type=int, default=8017)
-    words = "write a row as a folder for others, in the shape of the Hugging Face Hub"
+    words = "write a row as a folder for others, as the Hugging Face Hub has them"
     option = add("export", _export, help=words)
     option("row", metavar="ROW", help="a row that is trained here or shipped")
     option("folder", metavar="DIR", type=Path, help="folder to write to")
@@ -86,7 +105,8 @@ def _add_explain(option: Any) -> None:
     words = "a row that is trained here or shipped, or a folder that was exported"
     option("row", metavar="ROW", help=words)
     words = "image files, or folders of them"
-    option("images", nargs="*", type=Path, metavar="IMAGE", help=words)
+    images = option("images", nargs="*", type=Path, metavar="IMAGE", help=words)
+    images.complete = shtab.FILE
     words = "images of the test split"
     option("--test", nargs="+", type=int, default=[], metavar="INDEX", help=words)
     option("--seed", type=int, help="of the training; default: the first one")

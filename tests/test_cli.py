@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import protodl
 from protodl.core.config import load_params
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +133,26 @@ def test_wrong_usage(project: Path, arguments: list[str]) -> None:
     answer = run(project, *arguments)
     assert answer.returncode == 2
     assert "usage: protodl" in answer.stderr
+
+
+def test_the_version_is_that_of_the_package(project: Path) -> None:
+    assert run(project, "--version").stdout == f"protodl {protodl.__version__}\n"
+
+
+def test_quiet_leaves_errors_only(project: Path) -> None:
+    assert run(project, "--quiet", "check").stdout == ""
+    (project / "params.yaml").write_text("seeds: nothing\n")
+    answer = run(project, "-q", "check")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "seeds" in answer.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_are_told_what_to_complete(project: Path, shell: str) -> None:
+    script = run(project, "--print-completion", shell).stdout
+    assert "explain" in script and "--as-is" in script
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 def test_help_and_check_load_nothing_heavy(project: Path) -> None:

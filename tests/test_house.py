@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TARGETS = {
     "demo",
+    "try",
     "test",
     "check",
     "repro",
@@ -25,6 +26,7 @@ TARGETS = {
     "bench",
     "ui",
     "table",
+    "weights",
     "sync",
     "lock",
     "clean",
@@ -72,7 +74,10 @@ def test_requirements_cover_pyproject() -> None:
 def test_every_package_that_is_imported_is_a_dependency() -> None:
     modules = {"yaml": "pyyaml", "PIL": "pillow", "markdown_it": "markdown-it-py"}
     modules["pydantic_core"] = "pydantic"  # its own core, of the same version
-    names = {Requirement(text).name for text in PROJECT["dependencies"]}
+    modules["pillow_heif"] = "pillow-heif"
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["heic"], *extras["onnx"]]
+    names = {Requirement(text).name for text in wanted}
     imported = set()
     tops = ("protodl", "stages", "studies")
     for path in (path for top in tops for path in ROOT.glob(f"{top}/**/*.py")):

@@ -34,7 +34,7 @@ def application(rows: Mapping[str, str], load: Callable[[str], Model]) -> Any:
     """
     from fastapi import FastAPI, Request
     from fastapi.concurrency import run_in_threadpool
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(title="protodl", docs_url=None, redoc_url=None, openapi_url=None)
     # Another site's name that leads here would let that site read the answers.
