@@ -63,9 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"protodl {__version__}", help=words)
     words = "print warnings and errors only"
     parser.add_argument("-q", "--quiet", action="store_true", help=words)
-    shtab.add_argument_to(
-        parser, "--print-completion", help="print what that shell completes by"
-    )
+    shtab.add_argument_to(parser, "--print-completion", help="print what that shell completes by")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, do: Callable[[argparse.Namespace], None], **words: Any) -> Any:
@@ -85,9 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--write", type=Path, metavar="README.md", help=words)
     words = "say why a trained row decides on images as it does"
     _add_explain(add("explain", _explain, help=words, description=EXPLAIN))
-    option = add(
-        "try", _try, help="serve a page to try rows on, on this machine"
-    )
+    option = add("try", _try, help="serve a page to try rows on, on this machine")
     option("--port", type=int, default=8017)
     words = "write a row as a folder for others, as the Hugging Face Hub has them"
     option = add("export", _export, help=words)

@@ -25,6 +25,7 @@ def _keep_threads() -> object:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
 
 
 def test_project_root_is_dvcs_even_in_a_temporary_copy(
@@ -57,6 +58,13 @@ def test_settings_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert half.dtype == torch.bfloat16
     monkeypatch.setenv(THREADS_VARIABLE, "1")  # a worker's share wins
     assert prepare_machine(TrainingConfig(device="cpu", threads=2)).threads == 1
+
+
+def test_numbers_too_small_for_quick_arithmetic_count_as_zero() -> None:
+    tiny = torch.full((64, 64), 1e-30)
+    assert float((tiny * 1e-9).max()) > 0  # denormal
+    prepare_machine(TrainingConfig(device="cpu", threads=1))
+    assert float((tiny * 1e-9).max()) == 0
 
 
 @pytest.mark.parametrize(
