@@ -81,7 +81,7 @@ def save(figure: Figure, path: Path) -> None:
     image = Image.fromarray(to_array(figure))
     data = png_bytes(image)
     if len(data) > LARGEST_EXACT_FILE:
-        data = png_bytes(image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1))
+        data = png_bytes(image.quantize(256, Image.Quantize.MEDIANCUT))
     write_bytes(data, path)
 
 
@@ -93,7 +93,7 @@ def png_bytes(image: Image.Image) -> bytes:
         image = Image.frombytes("P", image.size, indices.astype(np.uint8).tobytes())
         image.putpalette(palette.astype(np.uint8).tobytes())
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True, dpi=(DPI, DPI))
+    image.save(buffer, "PNG", dpi=(DPI, DPI))  # a tenth smaller by `optimize`, in 5 times the time
     return buffer.getvalue()
 
 
