@@ -14,7 +14,7 @@ from torch import Tensor
 from protodl.core.config import ConfigError, load_params
 from protodl.core.files import CheckpointError
 from protodl.core.machine import project_root
-from protodl.data.datasets import DATASETS, DatasetInfo, Split, load_training
+from protodl.data.datasets import DatasetInfo, Split, info_of, load_training
 from protodl.data.pictures import Array, Input, as_input
 from protodl.explanation.types import (
     Case,
@@ -130,7 +130,7 @@ def load(row: str, seed: int | None = None, root: Path | str | None = None) -> M
     """
     root = project_root() if root is None else Path(root)
     params = load_params(root / "params.yaml")
-    info = DATASETS[params.experiment(row).dataset]
+    dataset = params.experiment(row).dataset
     seed = params.seeds[0] if seed is None else seed
     if seed not in params.seeds:
         raise ConfigError(f"params.yaml: seeds = {params.seeds}: has no seed {seed}; add it there")
@@ -140,7 +140,8 @@ def load(row: str, seed: int | None = None, root: Path | str | None = None) -> M
     for path in (network, case_base):
         if not path.is_file():
             raise CheckpointError(f"{path}: not there; make it: dvc repro evaluate@{row}")
-    train, _ = load_training(root / "data" / info.name / "train.pt", params.training)
+    train, _ = load_training(root / "data" / dataset / "train.pt", params.training)
+    info = info_of(dataset, train)
     return Model(row, seed, info, load_network(network), load_case_base(case_base), train)
 
 
