@@ -154,6 +154,6 @@ def _replace_everywhere(database: sqlite3.Connection, old: str, new: str) -> Non
 
 
 def stages_run(output: str) -> set[str]:
-    """The stages that DVC ran, by what it printed, without those that look after parameters."""
+    """The stages that DVC ran, by what it printed, without those that look after its input."""
     lines = [line for line in output.splitlines() if line.startswith("Running stage")]
-    return {line.split("'")[1] for line in lines} - {"check"}
+    return {line.split("'")[1] for line in lines} - {"check", "folders"}
