@@ -60,12 +60,12 @@ def demo_params(params: Params) -> str:
     """
     data = params.model_dump(mode="json")
     data["datasets"] = _usable(params)
+    lacking = params.datasets.keys() - data["datasets"]
     recipes = params.model_dump(mode="json", exclude_unset=True).get("recipes", {})
+    recipes = {name: recipe for name, recipe in recipes.items() if name not in lacking}
     data["recipes"] = {name: {} for name in data["datasets"]} | recipes
     data["experiments"] = {
-        row: each
-        for row, each in data["experiments"].items()
-        if each["dataset"] in data["datasets"]
+        row: each for row, each in data["experiments"].items() if each["dataset"] not in lacking
     }
     data["seeds"] = params.seeds[:1]
     data["data"]["source"] = "sample"
