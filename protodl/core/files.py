@@ -54,7 +54,11 @@ def write_json(data: Any, path: Path) -> None:
 
 def visible_files(folder: Path) -> list[Path]:
     """All files below a folder, sorted by their paths; hidden ones and a desktop's own left out."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    found = (
+        Path(parent, name).relative_to(folder)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
     return sorted(
         folder / path
         for path in found

@@ -101,7 +101,7 @@ def _read(name: str, config: DatasetConfig, folder: Path, names: list[str]) -> S
             labels.append(label)
     if problems:
         raise FolderError(
-            f"{len(problems)} files cannot be read as images; mend them or take them out: "
+            f"{len(problems)} of the files cannot be read as images; mend them or take them out: "
             + _listed(problems, "; ")
         )
     if not images:

@@ -110,6 +110,16 @@ def test_two_classes_will_do_and_hidden_files_do_not_count(folder: Path) -> None
     assert counts(read(folder)["train"]) == [16, 24]
 
 
+def test_a_class_may_lie_elsewhere_behind_a_link(folder: Path, tmp_path: Path) -> None:
+    before, read_before = hash_folder(folder), read(folder)["train"]
+    (folder / "rose").rename(tmp_path / "elsewhere")
+    (folder / "rose").symlink_to(tmp_path / "elsewhere")
+    assert hash_folder(folder) == before
+    assert torch.equal(read(folder)["train"].images, read_before.images)
+    (tmp_path / "elsewhere" / "0.png").unlink()
+    assert hash_folder(folder) != before
+
+
 def _empty(folder: Path) -> None:
     for path in (folder / "rose").iterdir():
         path.unlink()
@@ -135,7 +145,10 @@ def _one_class(folder: Path) -> None:
     [
         (_empty, ["too few images of 'rose' (0)", "needs 3 or more", "take its sub-folder out"]),
         (_few, ["too few images of 'rose' (2)"]),
-        (_unreadable, ["2 files cannot be read", "1.png: not an image", "notes.txt", "mend them"]),
+        (
+            _unreadable,
+            ["2 of the files cannot be read", "1.png: not an image", "notes.txt", "mend them"],
+        ),
         (_one_class, ["two or more sub-folders", "only one, 'water lily'"]),
         (shutil.rmtree, ["there is no folder", "correct the path"]),
         (lambda folder: (folder / "rose").rename(folder / "train"), ["train, tulip", "expected"]),

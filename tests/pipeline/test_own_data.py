@@ -98,7 +98,7 @@ def test_a_change_in_the_folder_reads_it_again(project: Project) -> None:
         write_images(folder / "tulip", COLOURS["tulip"], 12)
         (folder / "rose" / "another.png").unlink()
     assert done.returncode != 0
-    assert "datasets.flowers.folder = 'my flowers': 1 files cannot be read" in done.stderr
+    assert "datasets.flowers.folder = 'my flowers': 1 of the files cannot be read" in done.stderr
 
 
 def test_a_data_set_without_a_recipe_stops_before_any_work(project: Project) -> None:
