@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from protodl.core.dataset_config import PUBLISHED
 from protodl.data.datasets import DATASETS, Split
-from protodl.data.download import CHECKSUMS_FILE, parse, published_checksums
+from protodl.data.download import CHECKSUMS_FILE, parse
+from protodl.data.torchvision_sets import published_checksums
 
 COUNTS: Mapping[str, tuple[int, int]] = {  # training and test images
     "mnist": (2000, 500),
@@ -45,10 +47,11 @@ def make_sample(
     """
     files: dict[str, bytes] = {}
     for dataset, sizes in counts.items():
-        folder = DATASETS[dataset].folder
-        expected = checksums or published_checksums(dataset)
+        published = published_checksums(PUBLISHED[dataset])
+        folder = Path(next(iter(published))).parent.as_posix()
+        expected = checksums or published
         expected = {p: md5 for p, md5 in expected.items() if p.startswith(f"{folder}/")}
-        splits = parse(dataset, mirror, expected)
+        splits = parse(dataset, PUBLISHED[dataset], mirror, expected)
         drawn = {
             name: draw(splits[name], size, seed)
             for name, size in zip(("train", "test"), sizes, strict=True)

@@ -7,19 +7,22 @@ from argparse import Namespace
 from pathlib import Path
 
 from protodl.core.config import load_params
-from protodl.core.machine import project_root
+from protodl.core.machine import own_folder, project_root
 from protodl.core.stage import Options, Stage
-from protodl.data.datasets import DATASETS
 from protodl.data.download import MIRROR_VARIABLE, download
 
 
 def fetch(options: Namespace) -> None:
     """Write the two files of the data set and say how many images they hold."""
     started = time.monotonic()
+    params = load_params(options.params)
+    config = params.dataset(options.dataset)
     counts = download(
         options.dataset,
         options.output,
-        source=load_params(options.params).data.source,
+        config=config,
+        folder=own_folder(config),
+        source=params.data.source,
         # Under the project's root, so that experiments in temporary folders find it too.
         raw=options.raw or project_root() / "data" / "raw",
         sample=options.sample,
@@ -32,9 +35,9 @@ def fetch(options: Namespace) -> None:
 
 
 OPTIONS: Options = {
-    "dataset": {"choices": list(DATASETS)},
+    "dataset": "key of datasets in params.yaml",
     "--output": "folder for the two files",
-    "--params": "params.yaml (data.source)",
+    "--params": "params.yaml",
     "--sample": {"default": Path("data/sample"), "help": "embedded sample"},
     "--raw": {"default": None, "help": "raw files, default <project root>/data/raw"},
 }

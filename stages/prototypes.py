@@ -9,7 +9,7 @@ import torch
 from protodl.core.config import load_params
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedEvaluation, SeedLog
-from protodl.data.datasets import DATASETS, load_training
+from protodl.data.datasets import info_of, load_training
 from protodl.explanation.gallery import load_gallery
 from protodl.explanation.model import Model
 from protodl.network.cases import load_case_base
@@ -26,8 +26,8 @@ NUM_SHOWN = 1000  # validation images that the pictures are chosen from
 def draw_row(options: argparse.Namespace) -> None:
     """Draw every picture of a row; the report stage shows them in MLflow."""
     params = load_params(options.params)
-    info = DATASETS[params.experiment(options.row).dataset]
     train, validation = load_training(options.data, params.training)
+    info = info_of(params.experiment(options.row).dataset, train)
     first = params.seeds[0]
     network = load_network(options.models / f"seed-{first}.pt")
     case_base = load_case_base(options.references / f"seed-{first}.pt")

@@ -11,7 +11,7 @@ from protodl.core.machine import project_root
 from protodl.core.sources import closure
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
-from protodl.data.datasets import DATASETS, to_unit_interval
+from protodl.data.datasets import info_of, to_unit_interval
 from protodl.network.checkpoint import save_network
 from protodl.network.network import Classifier
 from protodl.tracking.live import start_seed
@@ -35,7 +35,7 @@ def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
         save_network(result.network, store / "network.pt")
         if result.unprojected is not None:
             save_network(result.unprojected, store / "unprojected.pt")
-        class_names = DATASETS[row.experiment.dataset].class_names
+        class_names = info_of(row.experiment.dataset, row.train).class_names
         served = ServedModel(Classifier(result.network), samples[:2].numpy(), class_names)
         tracker.log_model(served, result.selected.epoch, result.selected.validation["accuracy"])
         log = seed_log(facts, result, start_ms, tracker.ids)

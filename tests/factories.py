@@ -163,6 +163,16 @@ def run_main(main: Callable[[], int], folder: Path, paths: Mapping[str, str]) ->
         return main()
 
 
+def write_images(folder: Path, colour: tuple[int, int, int], count: int) -> None:
+    """Write noisy pictures of one colour: `0.png`, `1.jpg`, `2.png`, ... of several sizes."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(sum(colour) + 7 * count)
+    for number in range(count):
+        noise = random.integers(0, 50, (14 + number % 5, 16, 3))
+        picture = Image.fromarray((noise + np.array(colour)).astype(np.uint8))
+        picture.save(folder / f"{number}.{'jpg' if number % 3 == 1 else 'png'}")
+
+
 ROW = "tiny-row"
 TRAINED = """
 seeds: [0, 1]

@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from protodl.core.config import Experiment, TrainingConfig, load_params
+from protodl.core.dataset_config import DatasetConfig, TorchvisionName
 from tests.test_house import TARGETS
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +65,26 @@ def test_the_example_of_a_preset_is_a_valid_row(tmp_path: Path) -> None:
     )
     row = load_params(tmp_path / "params.yaml").experiment("mnist-paper")
     assert (row.model.distance, row.epochs) == ("squared_euclidean", 1500)
+
+
+def test_the_example_of_own_images_is_all_that_is_needed(tmp_path: Path) -> None:
+    data = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    (row,) = re.findall(r"^  (my-flowers: .*)$", README, flags=re.MULTILINE)
+    for section in ("datasets", "recipes"):
+        (entry,) = re.findall(rf"`(flowers: {{[^`]*}})`[^`]*\s`{section}`", README)
+        data[section] |= yaml.safe_load(entry)
+    text = yaml.safe_dump({**data, "experiments": yaml.safe_load(row)})
+    (tmp_path / "params.yaml").write_text(text)
+    params = load_params(tmp_path / "params.yaml")
+    assert params.dataset(params.experiment("my-flowers").dataset).folder == "~/flowers"
+
+
+def test_every_key_of_a_data_set_has_its_line() -> None:
+    described = PARAMETERS.partition("## Data sets")[2].partition("\n## ")[0]
+    keys = [line.split("|")[1].strip(" `") for line in described.splitlines() if "| `" in line]
+    assert [key for key in keys if key] == list(DatasetConfig.model_fields)
+    (choices,) = re.findall(r"\| `torchvision` \| ([^|]+) \|", described)
+    assert choices == ", ".join(f"`{name}`" for name in get_args(TorchvisionName))
 
 
 @pytest.mark.parametrize("page", PAGES)

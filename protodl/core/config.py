@@ -4,24 +4,23 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from protodl.core.mistakes import explain, nearest, not_a_choice
+from protodl.core.dataset_config import PUBLISHED, DatasetConfig, Datasets, Seed
+from protodl.core.mistakes import Section, explain, nearest, not_a_choice, one_of
 from protodl.core.params_file import ConfigError as ConfigError
 from protodl.core.params_file import base_of, on_base, read_file, resolved_rows
 
@@ -43,33 +42,30 @@ OPTIMIZERS: dict[str, str] = {
     "muon": "protodl.training.optimizers:muon",
 }
 
-DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
 PresetName = Literal["paper", "port"]
-RecipeName = Literal[DatasetName, PresetName]
 ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what torch's generators take
 
 # Folders below models/ that are not a row's.
 RESERVED_ROW_NAMES = ("judges", "references")
 LONGEST_ROW_NAME = 200  # a row names files: at most 255 characters with what is added to it
 
 
-class Section(BaseModel):
-    """A part of params.yaml: immutable, no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 def _registered_in(registry: Mapping[str, str]) -> Callable[[Any], Any]:
     """A validator that lets the names pass which stand in a registry when it is asked."""
+    return lambda name: one_of(name, registry)
 
-    def check(name: Any) -> Any:
-        if isinstance(name, str) and name in registry:
-            return name
-        text = not_a_choice(str(name), list(registry))
-        raise PydanticCustomError("unknown_name", "{text}", {"text": text})
+
+def _named_here(*others: str) -> Callable[[Any, ValidationInfo], Any]:
+    """A validator that lets the data sets of the file pass that is being read, and `others`."""
+
+    def check(name: Any, info: ValidationInfo) -> Any:
+        return one_of(name, [*info.context, *others]) if info.context else name
 
     return check
+
+
+DatasetName = Annotated[str, BeforeValidator(_named_here())]
+RecipeName = Annotated[str, BeforeValidator(_named_here(*get_args(PresetName)))]
 
 
 def registered(registry: Mapping[str, str], name: str) -> Any:
@@ -201,6 +197,13 @@ class TrainingConfig(Section):
     checkpoint_every: PositiveInt = 1
     pictures_every: PositiveInt = 5
 
+    def num_validation(self, total: int, published: bool) -> int:
+        """How many of `total` training images are validation images.
+
+        `validation_size` suits the published data sets; of another one it is a fifth at most.
+        """
+        return self.validation_size if published else min(self.validation_size, max(1, total // 5))
+
 
 def _row_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
@@ -231,9 +234,35 @@ class Params(Section):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     judge: JudgeConfig = JudgeConfig()
+    datasets: Datasets = PUBLISHED
     defaults: Recipe = Recipe()
-    recipes: dict[RecipeName, Recipe] = {}
+    recipes: dict[RecipeName, Recipe] = Field(default_factory=dict)
     experiments: dict[RowName, Experiment] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _all_that_is_needed(self) -> Self:
+        """What a stage would stop at: DVC follows the recipe of the data set of every row."""
+        for name, each in self.datasets.items():
+            if self.data.source == "sample" and not (each.folder or each.in_sample):
+                raise ValueError(
+                    f"data.source = 'sample': data/sample/ has no images of datasets.{name}; say "
+                    "full, or take this data set and its rows out"
+                )
+        for row in self.experiments.values():
+            if "datasets" in self.model_fields_set and row.dataset not in self.recipes:
+                raise ValueError(
+                    f"recipes.{row.dataset}: is missing; add `{row.dataset}: {{}}` to recipes, or "
+                    "in its braces what this data set needs otherwise than the defaults"
+                )
+        return self
+
+    def dataset(self, name: str) -> DatasetConfig:
+        """What the file says of a data set; an unknown name raises ConfigError."""
+        if name not in self.datasets:
+            raise ConfigError(
+                f"params.yaml: datasets.{name}: {not_a_choice(name, [*self.datasets])}"
+            )
+        return self.datasets[name]
 
     def experiment(self, row: str) -> Experiment:
         """Return a row's experiment; an unknown name raises ConfigError with the nearest."""
@@ -256,7 +285,7 @@ class Study(Section):
     """The params.yaml of a study, read on top of the project's, which `base` names."""
 
     base: str
-    seeds: Seeds = [0]
+    seeds: Seeds = Field(default=[0])
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     overrides: Recipe = Recipe()  # of every row
@@ -290,8 +319,10 @@ _File = TypeVar("_File", Params, Study)
 
 
 def _checked(kind: type[_File], path: Path, data: Mapping[str, Any]) -> _File:
+    datasets = data.get("datasets", PUBLISHED)  # a study's are those of its base
+    names = list(datasets) if kind is Params and isinstance(datasets, Mapping) else None
     try:
-        return kind.model_validate(data)
+        return kind.model_validate(data, context=names)
     except ValidationError as error:
         lines = [f"{path}: {line}" for line in explain(kind, error.errors())]
         raise ConfigError("\n".join(lines)) from None

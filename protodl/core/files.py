@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,30 @@ def write_text(text: str, path: Path) -> None:
 def write_json(data: Any, path: Path) -> None:
     """Write plain values as indented JSON, whole or not at all."""
     write_text(json.dumps(data, indent=1) + "\n", path)
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All files below a folder, sorted by their paths; hidden ones and a desktop's own left out."""
+    found = (
+        Path(parent, name).relative_to(folder)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
+    return sorted(
+        folder / path
+        for path in found
+        if not any(part.startswith(".") for part in path.parts)
+        and path.name not in ("Thumbs.db", "desktop.ini")
+    )
+
+
+def hash_folder(folder: Path) -> str:
+    """Hash (32 hex digits) of the names and the content of a folder's visible files."""
+    digest = blake2b(digest_size=16)
+    for path in visible_files(folder):
+        own = blake2b(path.read_bytes(), digest_size=16).digest()
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + own)
+    return digest.hexdigest()
 
 
 def write_tensors(data: Any, path: Path) -> None:

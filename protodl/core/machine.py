@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protodl.core.config import ConfigError, TrainingConfig
+from protodl.core.dataset_config import DatasetConfig
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,11 @@ def project_root() -> Path:
         if (folder / "dvc.yaml").is_file():
             return folder
     raise FileNotFoundError(f"no dvc.yaml in {here} or above it; run this inside the project")
+
+
+def own_folder(config: DatasetConfig) -> Path | None:
+    """The folder of images of a data set that is one; a relative path begins at the project."""
+    return project_root() / Path(config.folder).expanduser() if config.folder else None
 
 
 @dataclass(frozen=True)

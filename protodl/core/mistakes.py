@@ -1,11 +1,27 @@
-"""A mistake in a file of parameters as one sentence: key, value and the nearest valid choice."""
+"""Sections of a file of parameters, and a mistake in one as a sentence with the nearest choice."""
 
 import difflib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+
+class Section(BaseModel):
+    """A part of params.yaml: immutable, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def one_of(name: Any, valid: Iterable[str]) -> Any:
+    """The name itself; another one than the valid ones is a mistake for pydantic to report."""
+    names = list(valid)
+    if isinstance(name, str) and name in names:
+        return name
+    text = not_a_choice(str(name), names)
+    raise PydanticCustomError("unknown_name", "{text}", {"text": text})
 
 
 def explain(file: type[BaseModel], problems: Iterable[Mapping[str, Any]]) -> list[str]:

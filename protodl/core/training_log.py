@@ -63,6 +63,9 @@ class SeedFacts(Record):
     num_train: int  # images
     num_validation: int
     data_digest: str  # MD5 of the training file
+    # Of a data set that is not one of the published ones, whose facts are known without.
+    image_shape: tuple[int, ...] = ()  # channels, height, width
+    class_names: tuple[str, ...] = ()
 
     @property
     def dataset(self) -> str:

@@ -1,4 +1,4 @@
-"""The three data sets: what they are, their splits as one uint8 tensor, and the validation part.
+"""Data sets: what they are, their splits as one uint8 tensor, and the validation part.
 
 Shapes: N images, C channels, H, W. Importing this module costs milliseconds: torch comes late,
 torchvision never (protodl.data.download has it).
@@ -7,7 +7,7 @@ torchvision never (protodl.data.download has it).
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from protodl.core.config import TrainingConfig
+    from protodl.core.training_log import SeedFacts
 
 
 class DatasetError(ProtodlError):
@@ -30,16 +31,16 @@ class DatasetError(ProtodlError):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Facts of one data set; `folder` is where torchvision and a mirror keep its raw files."""
+    """Facts of one data set."""
 
     name: str
     title: str
-    torchvision_class: str
-    folder: str
     channels: int
     size: int
     class_names: tuple[str, ...]
-    preparation: str  # of people's own pictures: a key of protodl.data.photos.PREPARATIONS
+    preparation: str = (
+        "photo"  # of people's own pictures: a key of protodl.data.photos.PREPARATIONS
+    )
 
     @property
     def num_classes(self) -> int:
@@ -55,21 +56,21 @@ class DatasetInfo:
 _CLOTHES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 _THINGS = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
 _INFOS = (
-    DatasetInfo("mnist", "MNIST", "MNIST", "MNIST/raw", 1, 28, tuple("0123456789"), "digit"),
-    DatasetInfo("fashion-mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", 1, 28,
-                tuple(_CLOTHES.split(", ")), "garment"),
-    DatasetInfo("cifar10", "CIFAR-10", "CIFAR10", "cifar-10-batches-py", 3, 32,
-                tuple(_THINGS.split(", ")), "photo"),
-)  # fmt: skip
+    DatasetInfo("mnist", "MNIST", 1, 28, tuple("0123456789"), "digit"),
+    DatasetInfo("fashion-mnist", "Fashion-MNIST", 1, 28, tuple(_CLOTHES.split(", ")), "garment"),
+    DatasetInfo("cifar10", "CIFAR-10", 3, 32, tuple(_THINGS.split(", ")), "photo"),
+)
+# The published ones, whose files hold no class names. Of others `info_of` gives the same facts.
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({info.name: info for info in _INFOS})
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 (N, C, H, W) and their labels int64 (N,)."""
+    """Images uint8 (N, C, H, W), their labels int64 (N,), and the names of the K classes."""
 
     images: torch.Tensor
     labels: torch.Tensor
+    class_names: tuple[str, ...] = ()  # none in the files of the published data sets
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -77,7 +78,37 @@ class Split:
 
     def select(self, indices: torch.Tensor) -> Split:
         """The images at `indices` (int64, any length), copied."""
-        return Split(self.images[indices], self.labels[indices])
+        return Split(self.images[indices], self.labels[indices], self.class_names)
+
+
+def info_of(dataset: str, split: Split) -> DatasetInfo:
+    """Facts of a data set, from one of its splits."""
+    if not split.class_names:
+        return _published(dataset)
+    channels, size = split.images.shape[1:3]
+    return other_info(dataset, channels, size, split.class_names)
+
+
+def recorded_info(facts: SeedFacts) -> DatasetInfo:
+    """Facts of the data set that a seed was trained on, from its log."""
+    if not facts.class_names:
+        return _published(facts.dataset)
+    channels, size, _ = facts.image_shape
+    return other_info(facts.dataset, channels, size, facts.class_names)
+
+
+def other_info(dataset: str, channels: int, size: int, class_names: tuple[str, ...]) -> DatasetInfo:
+    """Facts of a data set that is not one of the published ones."""
+    preparation = "grey photo" if channels == 1 else "photo"
+    return DatasetInfo(dataset, dataset, channels, size, class_names, preparation)
+
+
+def _published(dataset: str) -> DatasetInfo:
+    if dataset not in DATASETS:
+        raise DatasetError(
+            f"data/{dataset}: its files do not name its classes; run `dvc repro download@{dataset}`"
+        )
+    return DATASETS[dataset]
 
 
 def save_split(split: Split, path: Path) -> None:
@@ -88,14 +119,15 @@ def save_split(split: Split, path: Path) -> None:
     """
     import torch
 
-    if problem := _problem(split.images, split.labels):
+    if problem := _problem(split.images, split.labels, split.class_names):
         raise ValueError(f"{path}: cannot write this split: {problem}")
     # A view would be saved with its whole storage.
     images, labels = (
         t.detach().cpu().clone(memory_format=torch.contiguous_format)
         for t in (split.images, split.labels)
     )
-    write_tensors({"images": images, "labels": labels}, path)
+    names = {"class_names": list(split.class_names)} if split.class_names else {}
+    write_tensors({"images": images, "labels": labels, **names}, path)
 
 
 def load_split(path: Path) -> Split:
@@ -117,21 +149,22 @@ def load_split(path: Path) -> Split:
     except (BadZipFile, RuntimeError, OSError, pickle.PickleError) as error:
         reason = str(error).partition("\n")[0]
         raise DatasetError(f"{path}: damaged ({reason}); {_advice(path)}") from error
-    if not isinstance(content, dict) or set(content) != {"images", "labels"}:
+    needed = {"images", "labels"}
+    if not isinstance(content, dict) or set(content) - {"class_names"} != needed:
         raise DatasetError(f"{path}: not a split of images and labels; {_advice(path)}")
-    if problem := _problem(content["images"], content["labels"]):
+    names = content.get("class_names", ())
+    if problem := _problem(content["images"], content["labels"], names):
         raise DatasetError(f"{path}: {problem}; {_advice(path)}")
-    return Split(content["images"], content["labels"])
+    return Split(content["images"], content["labels"], tuple(names))
 
 
 def _advice(path: Path) -> str:
     name = Path(path).absolute().parent.name
-    stage = name if name in DATASETS else "<dataset>"
-    return f"run `dvc repro download@{stage}`"
+    return f"run `dvc repro download@{name}`"
 
 
-def _problem(images: object, labels: object) -> str | None:
-    """What keeps this from being uint8 (N, C, H, W) and int64 (N,), or None."""
+def _problem(images: object, labels: object, class_names: Sequence[object]) -> str | None:
+    """What keeps this from being uint8 (N, C, H, W) and int64 (N,) of the classes, or None."""
     import torch
 
     if not isinstance(images, torch.Tensor) or not isinstance(labels, torch.Tensor):
@@ -144,6 +177,8 @@ def _problem(images: object, labels: object) -> str | None:
         return f"{images.shape[0]} images and {labels.shape[0]} labels"
     if int(labels.min()) < 0:
         return f"label {int(labels.min())} is negative"
+    if class_names and int(labels.max()) >= len(class_names):
+        return f"label {int(labels.max())}, but {len(class_names)} class names"
     return None
 
 
@@ -153,7 +188,9 @@ def load_training(path: Path, settings: TrainingConfig) -> tuple[Split, Split]:
     Raises:
         DatasetError, ConfigError: as `load_split` and `split_validation`.
     """
-    return split_validation(load_split(path), settings.validation_size, settings.split_seed)
+    split = load_split(path)
+    size = settings.num_validation(len(split), published=not split.class_names)
+    return split_validation(split, size, settings.split_seed)
 
 
 def split_validation(split: Split, size: int = 5000, seed: int = 0) -> tuple[Split, Split]:
@@ -175,13 +212,20 @@ def split_validation(split: Split, size: int = 5000, seed: int = 0) -> tuple[Spl
             f"params.yaml: training.validation_size = {size}: must be between 1 and {total - 1}, "
             f"as there are {total} training images (the embedded sample is small: use 400)"
         )
+    return take_of_each(split, _quotas(torch.bincount(split.labels).tolist(), size), seed)
+
+
+def take_of_each(split: Split, quotas: Sequence[int], seed: int) -> tuple[Split, Split]:
+    """Take quotas[k] images of class k, drawn by `seed`; what is left, and what was taken."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(total, generator=generator)
+    order = torch.randperm(len(split), generator=generator)
     shuffled_labels = split.labels[order]
-    validation = torch.zeros(total, dtype=torch.bool)
-    for label, quota in enumerate(_quotas(torch.bincount(split.labels).tolist(), size)):
-        validation[order[shuffled_labels == label][:quota]] = True
-    return split.select((~validation).nonzero()[:, 0]), split.select(validation.nonzero()[:, 0])
+    taken = torch.zeros(len(split), dtype=torch.bool)
+    for label, quota in enumerate(quotas):
+        taken[order[shuffled_labels == label][:quota]] = True
+    return split.select((~taken).nonzero()[:, 0]), split.select(taken.nonzero()[:, 0])
 
 
 def _quotas(counts: list[int], size: int) -> list[int]:

@@ -1,28 +1,28 @@
 """From the sources of a data set to its two split files.
 
-torchvision's data sets name the files, their checksums and the public addresses, and parse them.
 pooch fetches: torchvision's own download has no time-out and writes under the final name.
 """
 
-import gzip
 import json
 import shutil
 import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pooch
 
+from protodl.core.dataset_config import PUBLISHED, DatasetConfig
 from protodl.core.errors import ProtodlError
-from protodl.data.datasets import DATASETS, DatasetInfo, Split, save_split
+from protodl.data.datasets import Split, save_split
+from protodl.data.image_folder import read_folder
+from protodl.data.torchvision_sets import Source, public_sources, published_checksums, read_files
 
 MIRROR_VARIABLE = "PROTODL_DATA_MIRROR"
 CHECKSUMS_FILE = "checksums.json"
@@ -33,26 +33,14 @@ class DownloadError(ProtodlError):
     """A data set could not be obtained; the text names every source and why it failed."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """One place to fetch raw files from.
-
-    `base` is the URL that relative paths are appended to, after removing the prefix `cut`;
-    with `archive_md5` it is instead the URL of one tar archive that holds all files.
-    """
-
-    name: str
-    base: str
-    cut: str = ""
-    archive_md5: str | None = None
-
-
 def download(
     dataset: str,
     target: Path,
     *,
     raw: Path,
     sample: Path,
+    config: DatasetConfig | None = None,
+    folder: Path | None = None,
     source: Literal["full", "sample"] = "full",
     mirror: str | None = None,
 ) -> dict[str, int]:
@@ -60,57 +48,63 @@ def download(
 
     The full data set comes from what `raw` already holds, then the mirror, then the public
     sources, and is kept in `raw`. The sample comes from the folder `sample`, never a network.
+    A folder of images is read as it is, whatever `source` says.
+
+    Args:
+        dataset: its name in params.yaml.
+        target: folder of the two files.
+        raw: folder of the raw files.
+        sample: folder of the sample.
+        config: what params.yaml says of it; default: that it is the published one of this name.
+        folder: the folder of images, if it is one.
+        source: see above.
+        mirror: folder or address.
 
     Raises:
         DownloadError: no source gave all the files, or the sample is damaged.
+        ReadError, FolderError: what is there cannot be used.
     """
-    if source == "sample":
-        folder, checksums = sample, sample_checksums(dataset, sample)
+    config = config or PUBLISHED[dataset]
+    if folder is not None:
+        splits = read_folder(dataset, config, folder)
+    elif source == "sample":
+        splits = parse(dataset, config, sample, sample_checksums(config, sample))
     else:
-        folder, checksums = raw, published_checksums(dataset)
+        checksums = published_checksums(config)
         if _inspect(raw, checksums):  # else not even a wrong mirror matters
-            obtain(dataset, checksums, raw, sources(dataset, mirror))
-    splits = parse(dataset, folder, checksums)
+            obtain(dataset, checksums, raw, sources(config, mirror))
+        splits = parse(dataset, config, raw, checksums)
+    if config == PUBLISHED.get(dataset):  # the classes of these are known
+        splits = {name: Split(split.images, split.labels) for name, split in splits.items()}
     for name, split in splits.items():
         save_split(split, target / f"{name}.pt")
     return {name: len(split) for name, split in splits.items()}
 
 
-def published_checksums(dataset: str) -> dict[str, str]:
-    """MD5 of each raw file by its path in a mirror, as torchvision knows them."""
-    info = DATASETS[dataset]
-    published = _torchvision_class(info)
-    if hasattr(published, "resources"):
-        files = published.resources
-    else:
-        meta = (published.meta["filename"], published.meta["md5"])
-        files = [*published.train_list, *published.test_list, meta]
-    return {f"{info.folder}/{name}": md5 for name, md5 in files}
-
-
-def sample_checksums(dataset: str, sample: Path) -> dict[str, str]:
+def sample_checksums(config: DatasetConfig, sample: Path) -> dict[str, str]:
     """MD5 of each raw file of the committed sample, after checking the files against it."""
     remedy = f"restore it with `git checkout -- {sample}`"
-    prefix = f"{DATASETS[dataset].folder}/"
+    published = published_checksums(config)
+    prefix = f"{Path(next(iter(published))).parent.as_posix()}/"
     try:
         everything = dict(json.loads((sample / CHECKSUMS_FILE).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise DownloadError(f"the sample {sample} is not usable ({error}); {remedy}") from error
     checksums = {path: md5 for path, md5 in everything.items() if path.startswith(prefix)}
-    unknown = published_checksums(dataset).keys() - checksums.keys()
+    unknown = published.keys() - checksums.keys()
     problems = dict.fromkeys(sorted(unknown), f"not in {CHECKSUMS_FILE}")
     if problems := problems | _inspect(sample, checksums):
         raise DownloadError(f"the sample {sample} is not usable ({_summary(problems)}); {remedy}")
     return checksums
 
 
-def sources(dataset: str, mirror: str | None) -> list[Source]:
+def sources(config: DatasetConfig, mirror: str | None) -> list[Source]:
     """Where to fetch from, in order: the mirror if there is one, then the public sources.
 
     Raises:
         DownloadError: the mirror is neither a folder nor a file://, http:// or https:// address.
     """
-    return ([mirror_source(mirror)] if mirror else []) + public_sources(dataset)
+    return ([mirror_source(mirror)] if mirror else []) + public_sources(config)
 
 
 def mirror_source(mirror: str) -> Source:
@@ -122,15 +116,6 @@ def mirror_source(mirror: str) -> Source:
             "file://, http:// or https://"
         )
     return Source(f"{MIRROR_VARIABLE}={mirror}", base.rstrip("/") + "/")
-
-
-def public_sources(dataset: str) -> list[Source]:
-    """The public addresses torchvision knows."""
-    info = DATASETS[dataset]
-    published = _torchvision_class(info)
-    if hasattr(published, "mirrors"):
-        return [Source(url, url, cut=f"{info.folder}/") for url in published.mirrors]
-    return [Source(published.url, published.url, archive_md5=published.tgz_md5)]
 
 
 def obtain(dataset: str, checksums: Mapping[str, str], raw: Path, places: Sequence[Source]) -> None:
@@ -159,7 +144,7 @@ def obtain(dataset: str, checksums: Mapping[str, str], raw: Path, places: Sequen
             f"{dataset}: no source gave all the files, {len(missing)} are missing. "
             f"Tried, in this order:{listed}\n"
             f"Next: connect to the network, or set {MIRROR_VARIABLE} to a folder or address that "
-            f"holds {DATASETS[dataset].folder}/, then run `dvc repro download@{dataset}` again. "
+            f"holds {next(iter(checksums))}, then run `dvc repro download@{dataset}` again. "
             "What has arrived whole is kept. Without any network, `make demo` runs everything on "
             "the embedded sample."
         )
@@ -234,52 +219,15 @@ def _copy(url: str, output: str, _pooch: object) -> None:
             raise OSError(f"only {file.tell():,} of {length:,} bytes arrived")
 
 
-def parse(dataset: str, folder: Path, checksums: Mapping[str, str]) -> dict[str, Split]:
-    """Read {"train": ..., "test": ...} from raw files with torchvision's own data set.
+def parse(
+    dataset: str, config: DatasetConfig, folder: Path, checksums: Mapping[str, str]
+) -> dict[str, Split]:
+    """Read {"train": ..., "test": ...} from raw files.
 
     Raises:
         DownloadError: a file is missing or altered.
+        ReadError: as `read_files`.
     """
-    import numpy as np
-    import torch
-
-    info, splits = DATASETS[dataset], {}
     if problems := _inspect(folder, checksums):
         raise DownloadError(f"{folder}: {_summary(problems)}")
-    with tempfile.TemporaryDirectory(prefix="protodl-") as scratch:
-        # torchvision never checks files it unpacked earlier: it finds those of this folder only.
-        for path in checksums:
-            target = Path(scratch) / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if path.endswith(".gz"):
-                target.with_suffix("").write_bytes(gzip.decompress((folder / path).read_bytes()))
-            else:
-                target.symlink_to((folder / path).absolute())
-        for name in ("train", "test"):
-            content = _reader(info)(scratch, train=name == "train")
-            images = torch.from_numpy(np.ascontiguousarray(content.data))
-            images = images.permute(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
-            labels = torch.as_tensor(content.targets, dtype=torch.int64)
-            assert tuple(images.shape[1:]) == info.shape, f"{info.name}: {tuple(images.shape)}"
-            assert int(labels.max()) < info.num_classes, f"{info.name}: label {int(labels.max())}"
-            splits[name] = Split(images.contiguous(), labels)
-    return splits
-
-
-def _torchvision_class(info: DatasetInfo) -> Any:
-    from torchvision import datasets
-
-    return getattr(datasets, info.torchvision_class)
-
-
-def _reader(info: DatasetInfo) -> Any:
-    """torchvision's data set, which takes files whose checksums were compared before."""
-    published = _torchvision_class(info)
-    lists = ("train_list", "test_list")
-    unchecked = {
-        key: [[name, None] for name, _ in getattr(published, key)]
-        for key in lists
-        if hasattr(published, key)
-    }
-    # The name must stay: torchvision makes its folder from it.
-    return type(published.__name__, (published,), unchecked)
+    return read_files(dataset, config, folder, checksums)

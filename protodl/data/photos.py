@@ -20,12 +20,9 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from protodl.data.ink import (
-    BLANK,
-    LEAST_CONTRAST,
     Floats,
     Ink,
     Mask,
-    NothingFound,
     bounds,
     find_ink,
     floats,
@@ -97,14 +94,8 @@ def garment(picture: Image.Image, size: int) -> Prepared:
 
 
 def middle(picture: Image.Image, size: int) -> Prepared:
-    """The square in the middle of a colour picture, (3, S, S).
-
-    Raises:
-        NothingFound: it shows one colour only.
-    """
+    """The square in the middle of a colour picture, (3, S, S)."""
     cut = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    if float(np.ptp(floats(cut), axis=(0, 1)).max()) < LEAST_CONTRAST:
-        raise NothingFound(BLANK)
     note = f"The picture, {picture.width} x {picture.height}, was made {size} x {size}"
     note += "." if picture.width == picture.height else ", the square in its middle."
     return Prepared(torch.from_numpy(floats(cut)).permute(2, 0, 1).contiguous(), (note,))

@@ -61,20 +61,32 @@ def as_input(image: Input, info: DatasetInfo, prepare: Preparation = "auto") -> 
             as_it_is = to_unit_interval(image) if image.dtype == torch.uint8 else image.float()
             return Prepared(as_it_is)
         image = _as_picture(image)
-    picture = _eight_bits(image)
-    exact = picture.size == (info.size, info.size) and not picture.has_transparency_data
-    if prepare != "auto" or (exact and (info.channels > 1 or _dark_corners(picture))):
-        stretched = _stretched(picture, info, prepare == "invert")
-        if (
-            prepare == "auto"
-            and float(stretched.image.max() - stretched.image.min()) < LEAST_CONTRAST
-        ):
-            raise InputError(f"{name}: {BLANK}; to take it anyway: --as-is")
-        return stretched
+    if prepare != "auto":
+        return _stretched(_eight_bits(image), info, prepare == "invert")
     try:
-        return PREPARATIONS[info.preparation](_opaque(picture), info.size)
+        prepared = _prepared(_eight_bits(image), info)
+        planes = prepared.image.flatten(1)
+        if float((planes.amax(dim=1) - planes.amin(dim=1)).max()) < LEAST_CONTRAST:
+            raise NothingFound(BLANK)
     except NothingFound as error:
         raise InputError(f"{name}: {error}; to take it anyway: --as-is") from None
+    return prepared
+
+
+def training_image(path: Path, info: DatasetInfo) -> Tensor:
+    """An image file as one of the data set (C, H, W) in [0, 1], made as `as_input` makes it.
+
+    Raises:
+        InputError: the file is missing or no image.
+    """
+    return _prepared(_eight_bits(read_picture(path)), info).image
+
+
+def _prepared(picture: Image.Image, info: DatasetInfo) -> Prepared:
+    exact = picture.size == (info.size, info.size) and not picture.has_transparency_data
+    if exact and (info.channels > 1 or _dark_corners(picture)):
+        return _stretched(picture, info, invert=False)
+    return PREPARATIONS[info.preparation](_opaque(picture), info.size)
 
 
 def read_picture(path: Path) -> Image.Image:

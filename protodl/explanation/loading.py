@@ -10,7 +10,7 @@ from protodl.core.config import ConfigError, Params, load_params
 from protodl.core.files import CheckpointError
 from protodl.core.machine import project_root
 from protodl.core.mistakes import nearest
-from protodl.data.datasets import DATASETS, load_training
+from protodl.data.datasets import info_of, load_training
 from protodl.explanation.model import Model
 from protodl.explanation.portable import load_portable
 from protodl.network.cases import load_case_base
@@ -89,11 +89,12 @@ class Project:
 
     def load(self, row: str, seed: int | None) -> Model:
         """Read a trained row with its training images."""
-        info = DATASETS[self.params.experiment(row).dataset]
+        dataset = self.params.experiment(row).dataset
         seed = self.seed(row, seed)
         network, case_base = self.files(row, seed)
-        data = self.root / "data" / info.name / "train.pt"
+        data = self.root / "data" / dataset / "train.pt"
         train, _ = load_training(data, self.params.training)
+        info = info_of(dataset, train)
         parts = load_network(network), load_case_base(case_base)
         return Model.of_training(row, seed, info, *parts, train)
 

@@ -25,16 +25,7 @@ from protodl.network.head import contributions
 from protodl.network.usual import Usual, relative_error
 
 NUM_CASES = 6  # nearest training cases of an image
-NO_DATA = (
-    "The training images that are nearest to this one are left out: they need the data, which is "
-    "not here (`protodl run ROW` fetches it and trains)."
-)
 ROUNDING = 1e-9  # relative, of logits in float64
-ROUNDING = 1e-9  # relative, of logits in float64
-NO_DISTANCES = (
-    "This row measures no distances (model.distance: none): the numbers called so here are the "
-    "outputs of a linear layer, and its prototypes mean little."
-)
 
 
 @torch.no_grad()

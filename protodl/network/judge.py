@@ -4,6 +4,7 @@ A network can be taught to call any blob a horse; a classifier trained on images
 Shapes: N images, C channels, H x W pixels, K classes.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from protodl.core.config import DatasetName
 from protodl.core.files import FORMAT, read_tensors, write_tensors
-from protodl.data.datasets import DATASETS, Split, batches
+from protodl.data.datasets import DatasetInfo, Split, batches
 
 JUDGE_WIDTHS = (32, 64, 128)  # of its convolutions; the map is halved after each
 
@@ -21,10 +21,9 @@ JUDGE_WIDTHS = (32, 64, 128)  # of its convolutions; the map is halved after eac
 class Judge(nn.Module):
     """3x3 convolutions, batch normalisation and pooling, then a linear layer: nothing special."""
 
-    def __init__(self, dataset: DatasetName) -> None:
+    def __init__(self, info: DatasetInfo) -> None:
         super().__init__()
-        info = DATASETS[dataset]
-        self.dataset = dataset
+        self.dataset = info.name
         layers: list[nn.Module] = []
         channels = info.channels
         for width in JUDGE_WIDTHS:
@@ -72,6 +71,13 @@ def load_judge(path: Path) -> Judge:
 
 
 def _judge(data: Mapping[str, Any]) -> Judge:
-    judge = Judge(data["dataset"])
-    judge.load_state_dict(data["state_dict"])
+    weights = data["state_dict"]
+    (num_classes, features), (_, channels, *_) = (
+        weights[name].shape for name in ("head.weight", "features.0.weight")
+    )
+    # Of the sizes that end in a map of this side any will do: the layers are the same.
+    size = math.isqrt(features // JUDGE_WIDTHS[-1]) * 2 ** len(JUDGE_WIDTHS)
+    names = tuple(map(str, range(num_classes)))
+    judge = Judge(DatasetInfo(data["dataset"], data["dataset"], channels, size, names))
+    judge.load_state_dict(weights)
     return judge.eval()

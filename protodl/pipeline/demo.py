@@ -5,12 +5,12 @@ import shutil
 import subprocess
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import yaml
 
-from protodl.core.config import DatasetName, Params, load_params
-from protodl.core.machine import available_cpus
+from protodl.core.config import Params, load_params
+from protodl.core.machine import available_cpus, own_folder
 from protodl.pipeline.run import ROWS, run_pipeline
 from protodl.report.results import read_rows
 from protodl.report.tables import results_table
@@ -22,9 +22,9 @@ MAX_WORKERS = 4
 # Never copied, the second group not even where git tracks it: it was computed on the full data.
 FOREIGN = [".demo", ".git", ".venv", ".protodl", ".dvc/cache", ".dvc/tmp"]
 FOREIGN += ["mlflow.db*", "mlartifacts", "mlruns"]
-COMPUTED = ["dvc.lock", "RESULTS.md", "results", "report", "models", "data/raw"]
+COMPUTED = ["dvc.lock", "RESULTS.md", "results", "report", "models", "data/folders.json"]
 COMPUTED += [f"studies/*/{name}" for name in ("dvc.lock", "params.ok", "models", "results")]
-LEFT_OUT = tuple(FOREIGN + COMPUTED + [f"data/{name}" for name in get_args(DatasetName)])
+LEFT_OUT = tuple(FOREIGN + COMPUTED)
 
 
 def run_demo(root: Path) -> str:
@@ -40,6 +40,8 @@ def run_demo(root: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     copy_project(root, folder)
     (folder / "params.yaml").write_text(demo_params(params), encoding="utf-8")
+    if others := params.datasets.keys() - _usable(params):
+        print(f"left out, as the sample has nothing of them: {', '.join(sorted(others))}")
     # Without git DVC neither needs a repository there nor touches the one around it.
     (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     os.environ.pop("DVC_ROOT", None)
@@ -51,18 +53,41 @@ def run_demo(root: Path) -> str:
 
 
 def demo_params(params: Params) -> str:
-    """params.yaml for the demo: the same rows on the sample, trained briefly."""
+    """params.yaml for the demo: the same rows on the sample, trained briefly.
+
+    Folders of images are taken as they are. Data sets that the sample has nothing of are left out
+    with their rows.
+    """
     data = params.model_dump(mode="json")
-    data["recipes"] = params.model_dump(mode="json", exclude_unset=True).get("recipes", {})
+    data["datasets"] = _usable(params)
+    lacking = params.datasets.keys() - data["datasets"]
+    recipes = params.model_dump(mode="json", exclude_unset=True).get("recipes", {})
+    recipes = {name: recipe for name, recipe in recipes.items() if name not in lacking}
+    data["recipes"] = {name: {} for name in data["datasets"]} | recipes
+    data["experiments"] = {
+        row: each for row, each in data["experiments"].items() if each["dataset"] not in lacking
+    }
     data["seeds"] = params.seeds[:1]
     data["data"]["source"] = "sample"
     data["training"]["validation_size"] = VALIDATION_SIZE
-    for row, experiment in params.experiments.items():
+    for row, short in data["experiments"].items():
+        experiment = params.experiments[row]
         # A few hundred images make few steps; the large network takes its time on two processors.
         large = experiment.model.architecture == "large"
-        data["experiments"][row]["epochs"] = min(experiment.epochs, 4 if large else 10)
-        data["experiments"][row]["batch_size"] = min(experiment.batch_size, 50)
+        short["epochs"] = min(experiment.epochs, 4 if large else 10)
+        short["batch_size"] = min(experiment.batch_size, 50)
     return yaml.safe_dump(data, sort_keys=False)
+
+
+def _usable(params: Params) -> dict[str, Any]:
+    """The data sets that need nothing but the sample and this machine's folders, as written."""
+    usable = {}
+    for name, config in params.datasets.items():
+        if config.folder or config.in_sample:
+            usable[name] = config.model_dump(exclude_unset=True)
+        if config.folder:
+            usable[name]["folder"] = str(own_folder(config))
+    return usable
 
 
 def copy_project(root: Path, target: Path) -> None:
@@ -76,7 +101,11 @@ def copy_project(root: Path, target: Path) -> None:
 
 
 def _is_left_out(name: str) -> bool:
-    return any(fnmatchcase(name, path) or fnmatchcase(name, f"{path}/*") for path in LEFT_OUT)
+    if any(fnmatchcase(name, path) or fnmatchcase(name, f"{path}/*") for path in LEFT_OUT):
+        return True
+    # Of the folders in data/ the project's own is the sample; the others are data sets.
+    first, *between = Path(name).parts[:-1] or ("",)
+    return first == "data" and between[:1] not in ([], ["sample"])
 
 
 def own_files(root: Path) -> list[str]:

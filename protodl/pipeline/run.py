@@ -21,6 +21,7 @@ ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
 MODELS = Path("models")
 ROW_STAGES = ("train", "evaluate", "prototypes")
 DATA_STAGES = ("download", "judge")  # one for each data set, before the rows
+FOLDERS, REPORT = "folders", "report"  # stages: looks for changes in folders of images; the table
 ACCURACIES = {"test_accuracy": "test accuracy", "validation_accuracy": "validation accuracy"}
 # What a row may need, by data.source: the largest one was seen to take 2.4 and 1.4 GiB.
 WORKER_GIB = {"full": 3.0, "sample": 1.5}
@@ -51,11 +52,15 @@ def run_pipeline(
     """
     params = load_params(Path(os.path.relpath(root / "params.yaml")))
     experiments = {row: params.experiment(row) for row in rows or params.experiments}
+    datasets = list(dict.fromkeys(each.dataset for each in experiments.values()))
     changed = changed_stages(root)
+    if FOLDERS in changed and any(params.datasets[name].folder for name in datasets):
+        reproduce(root, [FOLDERS])  # what has changed in them is known only then
+        changed = changed_stages(root)
     todo = _rows_in(changed, experiments, row_stages)
     trained = _rows_in(changed, experiments, row_stages[:1])
     print(describe_expectation(root, params, trained, todo, len(experiments), workers), flush=True)
-    changed = _prepare_data(root, changed, [each.dataset for each in experiments.values()])
+    changed = _prepare_data(root, changed, datasets)
     todo = _rows_in(changed, experiments, row_stages)
     failed = _run_rows(root, params, todo, workers, row_stages) if todo else []
     if failed:
@@ -63,14 +68,15 @@ def run_pipeline(
             f"failed: {', '.join(failed)} (the reason stands above); the table was not rebuilt. "
             "Correct it and run the same command again; finished rows are not repeated."
         )
-    reproduce(root, [f"{stage}@{row}" for row in rows for stage in row_stages])
+    # Without rows the table, and so no data set that none of its rows needs.
+    reproduce(root, [f"{stage}@{row}" for row in rows for stage in row_stages] or [REPORT])
     if rows:
         print("the table of all rows follows with `make repro`, or `protodl run` without a row")
 
 
 def _prepare_data(root: Path, changed: set[str], datasets: Iterable[str]) -> set[str]:
     """Run what comes before the rows; returns which stages have changed then."""
-    data = [f"{stage}@{name}" for stage in DATA_STAGES for name in dict.fromkeys(datasets)]
+    data = [f"{stage}@{name}" for stage in DATA_STAGES for name in datasets]
     first = [stage for stage in ("check", *data) if stage in changed]
     if first:
         reproduce(root, first)

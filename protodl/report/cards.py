@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
 from protodl.core.config import Params
-from protodl.data.datasets import DATASETS
+from protodl.data.datasets import recorded_info
 from protodl.evaluation.measures import TABLES, Measure, measures
 from protodl.report.published import load_published
 from protodl.report.results import ResultRow, RowFiles, read_row
@@ -53,6 +53,7 @@ def model_card(row: ResultRow, files: RowFiles, params: Params) -> str:
     """
     shown = [each for each in measures(*TABLES, "card") if each.place != "training"]
     ended = max(log.end_ms for log in files.logs) / 1000
+    info = recorded_info(files.logs[0])
     return (
         templates()
         .get_template("card.md")
@@ -61,7 +62,7 @@ def model_card(row: ResultRow, files: RowFiles, params: Params) -> str:
             mean=row.mean,
             log=files.logs[0],
             evaluations=files.evaluations,
-            info=DATASETS[row.dataset],
+            info=info,
             sample_heading=SAMPLE_HEADING,
             split_seed=params.training.split_seed,
             experiment=params.experiment(row.row),
@@ -69,7 +70,7 @@ def model_card(row: ResultRow, files: RowFiles, params: Params) -> str:
             results=[(each, _value(each, row)) for each in shown if each.name in row.mean],
             published=load_published().port,
             recognisable=RECOGNISABLE,
-            confused=_confused(files, DATASETS[row.dataset].class_names),
+            confused=_confused(files, info.class_names),
             limits=_limits(files),
             environment=defaultdict(lambda: "unknown", row.environment),
             time=format_seconds(row.mean["train_seconds"]),

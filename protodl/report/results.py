@@ -124,8 +124,9 @@ def _differences(row: str, params: Params, files: RowFiles) -> Iterable[str]:
         if (log.row, evaluation.row) != (row, row):
             yield f"seed {log.seed} was recorded as row {log.row!r}"
         yield from differing_parameters(log.parameters, params.experiment(row))
-        if log.num_validation != params.training.validation_size:
-            held, wanted = log.num_validation, params.training.validation_size
+        total, wanted = log.num_train + log.num_validation, params.training.validation_size
+        if log.num_validation != params.training.num_validation(total, not log.class_names):
+            held = log.num_validation
             yield f"{held} images were kept for validation, training.validation_size is {wanted}"
         if not _same(evaluation.metrics, log.train_seconds):
             yield f"seed {log.seed} was trained after it was evaluated"

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from protodl.core.config import Experiment, Params
 from protodl.core.training_log import ResultsError
+from protodl.data.datasets import DATASETS
 from protodl.evaluation.measures import MEASURES, measures
 from protodl.report.cards import templates
 from protodl.report.published import load_published
 from protodl.report.results import ResultRow, differences
 from protodl.report.tables import (
     below,
+    comparable,
     definition,
     format_seconds,
     hardware,
@@ -46,6 +48,7 @@ def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path, card
             rows=rows,
             protocol=protocol(rows),
             validation_size=params.training.validation_size,
+            all_published=all(row.dataset in DATASETS for row in rows),
             tables=tables(rows),
             table=table,
             below=below(rows),
@@ -65,12 +68,17 @@ def how_made(rows: Sequence[ResultRow]) -> list[str]:
     seeds = ", ".join(dict.fromkeys(str(seed) for row in rows for seed in row.seeds))
     paper, percent = load_published().paper, MEASURES["test_accuracy"].text
     numbers = [f"{percent(share)} % on {name}" for name, share in paper.test_accuracy.items()]
+    published = [
+        f"Published numbers: {load_published().port.source}. The paper itself reports "
+        f"{', '.join(numbers)} ({paper.source})."
+    ]
+    if on_full_data(rows) and not comparable(rows):
+        published = []  # there are rows of other data sets only
     return [
         f"Command: `{'make repro' if on_full_data(rows) else 'make demo'}`; seeds: {seeds}.",
         f"Hardware: {hardware(row.environment for row in rows)}.",
         f"Training time: {format_seconds(seconds)} for all rows and seeds together.",
-        f"Published numbers: {load_published().port.source}. The paper itself reports "
-        f"{', '.join(numbers)} ({paper.source}).",
+        *published,
     ]
 
 

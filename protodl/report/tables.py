@@ -14,6 +14,9 @@ from protodl.report.results import ResultRow
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SAMPLE_HEADING = "**Made on the embedded sample; NOT comparable with the published numbers.**"
+SELECTION = (
+    "every choice was made on validation images, and the test set served for this measurement only."
+)
 NONE = "–"  # in a cell: there is no such number
 
 
@@ -29,7 +32,7 @@ class Column:
 def tables(rows: Sequence[ResultRow]) -> dict[str, list[Column]]:
     """The columns beside the row's name, by table; published numbers only where they compare."""
     test, *others = (_column(each) for each in measures("accuracy", "training"))
-    published = _PUBLISHED if _comparable(rows) else []
+    published = _PUBLISHED if comparable(rows) else []
     return {
         "Accuracy": [test, *published, *others, _EPOCHS, _RUN],
         "Explanations": [_column(each) for each in measures("explanations")],
@@ -57,7 +60,7 @@ def table(rows: Sequence[ResultRow], columns: Sequence[Column], page: str = "") 
 def short_table(rows: Sequence[ResultRow], page: str = "RESULTS.md") -> str:
     """The README's table in Markdown; each row leads to its section of `page`."""
     test, seconds = (_column(MEASURES[name]) for name in ("test_accuracy", "train_seconds"))
-    columns = [test, *(_PUBLISHED[:1] if _comparable(rows) else []), seconds]
+    columns = [test, *(_PUBLISHED[:1] if comparable(rows) else []), seconds]
     return _paragraphs(protocol(rows), table(rows, columns, page), below(rows))
 
 
@@ -95,10 +98,12 @@ def protocol(rows: Sequence[ResultRow]) -> str:
     """What the numbers are and are not; on the sample, that they compare with nothing."""
     if not on_full_data(rows):
         return SAMPLE_HEADING
+    if not comparable(rows):
+        return SELECTION[0].upper() + SELECTION[1:]
     published = load_published().port.protocol
     return (
-        f"The published numbers were selected on the test set ({published}). Ours were not: every "
-        "choice was made on validation images, and the test set served for this measurement only."
+        f"The published numbers were selected on the test set ({published}). Ours were not: "
+        f"{SELECTION}"
     )
 
 
@@ -165,7 +170,8 @@ def _cell(measure: Measure, row: ResultRow) -> str:
     return f"{text} ± {measure.text(row.std[measure.name])}" if spread else text
 
 
-def _comparable(rows: Sequence[ResultRow]) -> bool:
+def comparable(rows: Sequence[ResultRow]) -> bool:
+    """Whether some row has a published number to compare with."""
     return any(row.difference is not None for row in rows)
 
 

@@ -120,14 +120,14 @@ def load_model(models: Path, log: SeedLog, explains: bool = False) -> ServedMode
     has_prototypes = log.parameters["model"]["distance"] != "none"
     if not path.exists() or (explains and not (has_prototypes and compared.exists())):
         return None
-    from protodl.data.datasets import DATASETS
+    from protodl.data.datasets import recorded_info
     from protodl.explanation.serving import Explainer, explainer_facts
     from protodl.network.cases import load_case_base
     from protodl.network.checkpoint import load_network
     from protodl.network.network import Classifier
 
     network = load_network(path)
-    class_names = DATASETS[log.dataset].class_names
+    class_names = recorded_info(log).class_names
     if not explains:
         return ServedModel(Classifier(network), _example(network), class_names)
     case_base = load_case_base(compared)

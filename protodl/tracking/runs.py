@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from protodl.core.config import flatten
 from protodl.core.training_log import EpochRecord, SeedFacts
+from protodl.data.datasets import recorded_info
 from protodl.tracking.store import Store, unix_milliseconds
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ def _log_dataset(store: Store, facts: SeedFacts, run_id: str) -> None:
     """Record which data the run used: name, digest, fields and counts, at no cost."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    from protodl.data.datasets import DATASETS  # late: it imports torch
-
-    info = DATASETS[facts.dataset]
+    info = recorded_info(facts)
     images = {"name": "image", "type": f"uint8 {info.shape}"}
     labels = {"name": "label", "type": ", ".join(info.class_names)}
     counts = {"num_train": facts.num_train, "num_validation": facts.num_validation}

@@ -5,13 +5,13 @@ from torch import Tensor
 
 from protodl.core.config import Experiment
 from protodl.core.machine import seeded
-from protodl.data.datasets import DATASETS, Split, batches, to_unit_interval
+from protodl.data.datasets import Split, batches, info_of, to_unit_interval
 from protodl.network.network import PrototypeNetwork
 
 
 def build_network(experiment: Experiment, train: Split, seed: int) -> PrototypeNetwork:
     """A fresh network for an experiment; the same seed gives the same weights."""
-    info = DATASETS[experiment.dataset]
+    info = info_of(experiment.dataset, train)
     with seeded(seed):
         network = PrototypeNetwork(experiment.model, info.channels, info.size, info.num_classes)
     if experiment.model.prototype_init == "data":

@@ -16,7 +16,7 @@ from protodl.core.config import Experiment, Params, TrainingConfig
 from protodl.core.machine import Runtime, environment_facts, prepare_machine
 from protodl.core.sources import ROOT
 from protodl.core.training_log import SeedFacts, SeedLog
-from protodl.data.datasets import Split, load_training
+from protodl.data.datasets import Split, info_of, load_training
 from protodl.training.prototypes import build_network
 from protodl.training.trainer import FitResult, Hooks, Trainer, fit
 
@@ -61,6 +61,7 @@ class Row:
 
     def facts(self, seed: int, environment: Mapping[str, str]) -> SeedFacts:
         """What is known of a seed before its training; `environment` is added to the machine's."""
+        info = info_of(self.experiment.dataset, self.train)
         return SeedFacts(
             row=self.name,
             seed=seed,
@@ -70,6 +71,8 @@ class Row:
             num_train=len(self.train),
             num_validation=len(self.validation),
             data_digest=self.data_digest,
+            image_shape=info.shape if self.train.class_names else (),
+            class_names=self.train.class_names,
         )
 
     def fit(self, seed: int, checkpoint: Path, hooks: Hooks) -> FitResult:

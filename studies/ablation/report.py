@@ -3,7 +3,7 @@
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from protodl.core.config import Experiment, Params, load_params
 from protodl.core.stage import Stage
 from protodl.core.training_log import Means, SeedLog
-from protodl.data.datasets import DATASETS
+from protodl.data.datasets import recorded_info
 from protodl.network.checkpoint import load_network
 from protodl.network.head import prototype_classes
 from protodl.network.network import PrototypeNetwork
@@ -126,7 +126,7 @@ def introduction(variants: Sequence[Variant], params: Params) -> str:
     validation, seeds = params.training.validation_size, len(params.seeds)
     noise = ", ".join(
         f"{200 * math.sqrt(2 * v.accuracy * (1 - v.accuracy) / validation):.1f} on "
-        f"{DATASETS[v.dataset].title}"
+        f"{recorded_info(v.logs[0]).title}"
         for v in variants
         if v.short == "default"
     )
@@ -215,13 +215,14 @@ def compared(
         if variant.experiment.model.distance != "none":
             network = load_network(models / variant.name / f"seed-{seed}.pt")
             row = strongest(network, variant.short, f"validation {100 * variant.accuracy:.2f} %")
-            groups.setdefault(DATASETS[variant.dataset].title, []).append(row)
+            groups.setdefault(recorded_info(variant.logs[0]).title, []).append(row)
     return groups
 
 
-def class_names() -> Mapping[str, Sequence[str]]:
+def class_names(variants: Iterable[Variant]) -> Mapping[str, Sequence[str]]:
     """Names of the classes by title of the data set."""
-    return {info.title: info.class_names for info in DATASETS.values()}
+    infos = [recorded_info(variant.logs[0]) for variant in variants]
+    return {info.title: info.class_names for info in infos}
 
 
 def report(options: argparse.Namespace) -> None:
@@ -229,7 +230,7 @@ def report(options: argparse.Namespace) -> None:
     params = load_params(options.params)
     variants = read_variants(params, options.rows)
     groups = compared(variants, options.models, params.seeds[0])
-    save(picture.comparison_figure(groups, class_names()), options.picture)
+    save(picture.comparison_figure(groups, class_names(variants)), options.picture)
     text = page(variants, params, options.picture.name)
     write(text, [variant.record() for variant in variants], options)
     print(f"{options.markdown}: {len(variants)} variants", flush=True)

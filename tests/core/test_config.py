@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from protodl.core import config
-from protodl.core.config import ConfigError, DatasetName, Recipe, load_params
-from protodl.data.datasets import DATASETS
+from protodl.core.config import ConfigError, Recipe, load_params
+from protodl.core.dataset_config import PUBLISHED as PUBLISHED_SETS
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -229,7 +229,7 @@ PUBLISHED["port"] = PUBLISHED["paper"] | {
 }
 
 
-@pytest.mark.parametrize("dataset", get_args(DatasetName))
+@pytest.mark.parametrize("dataset", PUBLISHED_SETS)
 @pytest.mark.parametrize("preset", list(PUBLISHED))
 def test_a_preset_is_the_published_variant_whatever_the_defaults(
     preset: str, dataset: str, tmp_path: Path
@@ -258,10 +258,6 @@ def test_a_registered_encoder_or_decoder_is_a_choice(
     assert (model.architecture, model.decoder) == ("a", "b")
 
 
-def test_the_choices_of_data_sets_are_the_data_sets() -> None:
-    assert get_args(DatasetName) == tuple(DATASETS)
-
-
 OWN = load_params(ROOT / "params.yaml")
 
 
@@ -275,11 +271,10 @@ def test_a_row_of_the_table_is_what_was_trained(row: str) -> None:
 
 def test_the_projects_own_params_are_short_and_spell_out_every_key_once() -> None:
     text = (ROOT / "params.yaml").read_text()
-    assert len(text.splitlines()) <= 120
+    assert len(text.splitlines()) <= 125
     written = yaml.safe_load(text)
-    assert set(written["recipes"]) == set(
-        get_args(config.DatasetName) + get_args(config.PresetName)
-    )
+    assert OWN.datasets == PUBLISHED_SETS
+    assert set(written["recipes"]) == {*OWN.datasets, *get_args(config.PresetName)}
     assert _keys(written["defaults"]) == _keys(Recipe().model_dump())
     assert _keys(written["training"]) == _keys(OWN.training.model_dump())
     assert _keys(written["judge"]) == _keys(OWN.judge.model_dump())
@@ -352,3 +347,77 @@ def test_a_mistake_in_the_base_of_a_study_names_the_base(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as error:
         load_params(tmp_path / "study" / "params.yaml")
     assert str(error.value).startswith(f"{tmp_path / 'params.yaml'}: recipes.mnist.loss.r2 = -3")
+
+
+# --- data sets --------------------------------------------------------------------------------
+
+
+OWN_SETS = """
+seeds: [0]
+datasets:
+  mnist: {torchvision: MNIST}
+  letters: {torchvision: EMNIST, split: letters}
+  flowers: {folder: ~/flowers, size: 32, channels: 3}
+recipes: {mnist: {}, flowers: {epochs: 3}, letters: {}}
+experiments:
+  one: {dataset: flowers}
+  two: {dataset: letters, epochs: 4}
+"""
+
+
+def test_a_data_set_is_what_the_file_names(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(OWN_SETS)
+    params = load_params(tmp_path / "params.yaml")
+    assert list(params.datasets) == ["mnist", "letters", "flowers"]
+    assert params.datasets["mnist"] == PUBLISHED_SETS["mnist"]
+    assert params.experiment("one").epochs == 3
+    assert (params.dataset("flowers").size, params.dataset("flowers").test_share) == (32, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("dataset: flowers", "dataset: flowres"), ["one.dataset = 'flowres'", "'flowers'?"]),
+        (("dataset: flowers", "dataset: cifar10"), ["choices: mnist, letters, flowers"]),
+        ((" flowers: {epochs: 3},", ""), ["recipes.flowers: is missing; add `flowers: {}`"]),
+        (("flowers: {epochs", "flowres: {epochs"), ["recipes.flowres: not a valid choice"]),
+        (("torchvision: MNIST", "torchvision: MNITS"), ["mnist.torchvision = 'MNITS'", "'MNIST'?"]),
+        (("size: 32", "size: 8"), ["flowers.size = 8", "greater than or equal to 9"]),
+        (("channels: 3", "channels: 2"), ["flowers.channels = 2", "choices: 1, 3"]),
+        ((", channels: 3", ""), ["datasets.flowers: a folder needs size", "channels (1: grey"]),
+        (("channels: 3", "channels: 3, classes: [a, b]"), ["classes does not belong to folder"]),
+        (("torchvision: MNIST", "torchvision: MNIST, size: 28"), ["size does not belong to torch"]),
+        (("torchvision: MNIST", "torchvision: MNIST, folder: x"), ["say either torchvision"]),
+        (("torchvision: MNIST", ""), ["datasets.mnist: say either torchvision"]),
+        (
+            ("{torchvision: MNIST}", "MNIST"),
+            ["datasets.mnist = 'MNIST'", "valid keys: torchvision"],
+        ),
+        ((", split: letters", ""), ["datasets.letters: split", "EMNIST, which needs it"]),
+        (("split: letters", "split: leters"), ["letters.split = 'leters'", "'letters'?"]),
+        (("torchvision: MNIST", "torchvision: MNIST, classes: [a]"), ["at least 2"]),
+        (("torchvision: MNIST", "torchvision: MNIST, classes: [a, a]"), ["a name of its own"]),
+        (("channels: 3", "channels: 3, test_share: 1"), ["flowers.test_share = 1", "less than 1"]),
+        (("  flowers: {folder", "  raw: {folder"), ["data set name 'raw'", "none of raw, sample"]),
+        (("seeds:", "data: {source: sample}\nseeds:"), ["no images of datasets.letters"]),
+    ],
+)
+def test_a_mistake_in_a_data_set_is_named(
+    tmp_path: Path, change: tuple[str, str], named: list[str]
+) -> None:
+    assert change[0] in OWN_SETS
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, OWN_SETS.replace(*change, 1))
+    message = str(error.value)
+    assert f"{tmp_path / 'params.yaml'}: " in message
+    assert all(part in message for part in named), message
+
+
+@pytest.mark.parametrize(
+    ("total", "published", "wanted"),
+    [(60_000, True, 5000), (60_000, False, 5000), (300, False, 60), (4, False, 1)],
+)
+def test_a_small_data_set_gives_a_fifth_to_validation(
+    total: int, published: bool, wanted: int
+) -> None:
+    assert OWN.training.num_validation(total, published) == wanted

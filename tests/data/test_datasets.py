@@ -6,12 +6,12 @@ import sys
 import zipfile
 from fractions import Fraction
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 
-from protodl.core.config import ConfigError, DatasetName
+from protodl.core.config import ConfigError
+from protodl.core.dataset_config import PUBLISHED
 from protodl.data.datasets import (
     DATASETS,
     DatasetError,
@@ -50,7 +50,7 @@ def python(code: str) -> str:
 
 
 def test_table_and_configuration_name_the_same_data_sets() -> None:
-    assert set(DATASETS) == set(get_args(DatasetName))
+    assert list(DATASETS) == list(PUBLISHED)
     assert all(name == info.name for name, info in DATASETS.items())
 
 

@@ -18,18 +18,23 @@ from types import ModuleType
 import pytest
 import torch
 
+from protodl.core.dataset_config import PUBLISHED
 from protodl.data.datasets import DATASETS, load_split
 from protodl.data.download import (
     DownloadError,
-    Source,
     download,
     mirror_source,
     obtain,
     parse,
-    public_sources,
-    published_checksums,
     sample_checksums,
     sources,
+)
+from protodl.data.torchvision_sets import (
+    Source,
+    public_sources,
+    published_checksums,
+    reader,
+    torchvision_class,
 )
 from stages.download import main
 
@@ -116,7 +121,7 @@ def closed() -> Iterator[str]:
 
 def checksums(dataset: str) -> dict[str, str]:
     """What the sample's files promise."""
-    return sample_checksums(dataset, SAMPLE)
+    return sample_checksums(PUBLISHED[dataset], SAMPLE)
 
 
 def files_in(folder: Path) -> set[str]:
@@ -162,7 +167,7 @@ def test_output_has_the_same_bytes_each_time(dataset: str, tmp_path: Path) -> No
 
 
 def test_images_and_labels_are_those_of_the_files() -> None:
-    splits = parse("mnist", SAMPLE, checksums("mnist"))
+    splits = parse("mnist", PUBLISHED["mnist"], SAMPLE, checksums("mnist"))
     pixels = gzip.decompress((SAMPLE / IMAGES).read_bytes())[16:]
     labels = gzip.decompress((SAMPLE / LABELS).read_bytes())[8:]
     assert splits["train"].images.numpy().tobytes() == pixels
@@ -172,12 +177,10 @@ def test_images_and_labels_are_those_of_the_files() -> None:
 def test_colour_images_are_upright_with_the_channels_first() -> None:
     from torchvision.transforms.functional import pil_to_tensor
 
-    from protodl.data.download import _reader, _torchvision_class
-
-    info = DATASETS["cifar10"]
-    splits = parse("cifar10", SAMPLE, checksums("cifar10"))
-    published = _reader(info)(SAMPLE, train=True)
-    assert isinstance(published, _torchvision_class(info))
+    config = PUBLISHED["cifar10"]
+    splits = parse("cifar10", PUBLISHED["cifar10"], SAMPLE, checksums("cifar10"))
+    published = reader(config)(SAMPLE, train=True)
+    assert isinstance(published, torchvision_class(config))
     for index in (0, 17, 1199):
         picture, label = published[index]
         assert torch.equal(splits["train"].images[index], pil_to_tensor(picture))
@@ -186,9 +189,7 @@ def test_colour_images_are_upright_with_the_channels_first() -> None:
 
 @pytest.mark.parametrize("dataset", ["fashion-mnist", "cifar10"])
 def test_class_names_are_those_of_torchvision(dataset: str) -> None:
-    from protodl.data.download import _reader
-
-    published = _reader(DATASETS[dataset])
+    published = reader(PUBLISHED[dataset])
     classes = published.classes if dataset == "fashion-mnist" else published(SAMPLE).classes
     assert tuple(classes) == DATASETS[dataset].class_names
 
@@ -216,7 +217,7 @@ def test_sample_is_small_and_complete() -> None:
     assert {path: md5 for d in DATASETS for path, md5 in checksums(d).items()} == listed
     assert files_in(SAMPLE) - set(listed) == {"checksums.json", "FashionMNIST/LICENSE"}
     for dataset in DATASETS:  # laid out exactly like a mirror of the full data
-        assert set(checksums(dataset)) == set(published_checksums(dataset))
+        assert set(checksums(dataset)) == set(published_checksums(PUBLISHED[dataset]))
 
 
 def test_damaged_sample_is_refused(mirror: Path, tmp_path: Path) -> None:
@@ -252,8 +253,13 @@ def test_sample_is_made_again_with_the_same_bytes(tmp_path: Path) -> None:
     for path in files_in(tmp_path / "a"):
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
     for dataset, (train, test) in sizes.items():
-        small = parse(dataset, tmp_path / "a", sample_checksums(dataset, tmp_path / "a"))
-        large = parse(dataset, SAMPLE, checksums(dataset))
+        small = parse(
+            dataset,
+            PUBLISHED[dataset],
+            tmp_path / "a",
+            sample_checksums(PUBLISHED[dataset], tmp_path / "a"),
+        )
+        large = parse(dataset, PUBLISHED[dataset], SAMPLE, checksums(dataset))
         assert (len(small["train"]), len(small["test"])) == (train, test)
         for name, split in small.items():
             assert torch.bincount(split.labels).tolist() == [len(split) // 10] * 10
@@ -284,7 +290,7 @@ def test_mirror_in_each_form(dataset: str, kind: str, mirror: Path, raw: Path) -
     (raw / "another").touch()
     modes = {path.stat().st_mode for path in raw.rglob("*") if path.is_file()}
     assert len(modes) == 1  # readable by whoever may read what this user writes
-    parse(dataset, raw, expected)
+    parse(dataset, PUBLISHED[dataset], raw, expected)
 
 
 def test_archive_is_unpacked_and_not_kept(mirror: Path, raw: Path, tmp_path: Path) -> None:
@@ -426,22 +432,28 @@ def test_silent_server_is_given_up(raw: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_mirror_comes_before_the_public_sources() -> None:
-    assert sources("mnist", "/somewhere")[0] == mirror_source("/somewhere")
-    assert sources("mnist", "/somewhere")[1:] == sources("mnist", None) == sources("mnist", "")
+    assert sources(PUBLISHED["mnist"], "/somewhere")[0] == mirror_source("/somewhere")
+    assert (
+        sources(PUBLISHED["mnist"], "/somewhere")[1:]
+        == sources(PUBLISHED["mnist"], None)
+        == sources(PUBLISHED["mnist"], "")
+    )
 
 
 def test_public_sources_are_those_of_torchvision() -> None:
     from torchvision import datasets
 
-    assert [s.base for s in public_sources("mnist")] == datasets.MNIST.mirrors
-    assert [s.base for s in public_sources("fashion-mnist")] == datasets.FashionMNIST.mirrors
-    assert [s.base for s in public_sources("cifar10")] == [datasets.CIFAR10.url]
-    assert public_sources("cifar10")[0].archive_md5 == datasets.CIFAR10.tgz_md5
+    assert [s.base for s in public_sources(PUBLISHED["mnist"])] == datasets.MNIST.mirrors
+    assert [
+        s.base for s in public_sources(PUBLISHED["fashion-mnist"])
+    ] == datasets.FashionMNIST.mirrors
+    assert [s.base for s in public_sources(PUBLISHED["cifar10"])] == [datasets.CIFAR10.url]
+    assert public_sources(PUBLISHED["cifar10"])[0].archive_md5 == datasets.CIFAR10.tgz_md5
 
 
 def test_full_data_is_known_by_the_checksums_of_torchvision() -> None:
-    assert published_checksums("mnist")[IMAGES] == "f68b3c2dcbeaaa9fbdd348bbdeb94873"
-    assert published_checksums("cifar10") == {
+    assert published_checksums(PUBLISHED["mnist"])[IMAGES] == "f68b3c2dcbeaaa9fbdd348bbdeb94873"
+    assert published_checksums(PUBLISHED["cifar10"]) == {
         "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
         "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
         "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
@@ -463,9 +475,11 @@ def test_unknown_kind_of_mirror_is_refused_at_once(raw: Path) -> None:
 
 def test_files_unpacked_earlier_are_not_trusted(mirror: Path) -> None:
     expected = checksums("mnist")
-    before = parse("mnist", mirror, expected)["train"]
+    before = parse("mnist", PUBLISHED["mnist"], mirror, expected)["train"]
     (mirror / LABELS).with_suffix("").write_bytes(b"a leftover of an interrupted unpacking")
-    assert torch.equal(parse("mnist", mirror, expected)["train"].labels, before.labels)
+    assert torch.equal(
+        parse("mnist", PUBLISHED["mnist"], mirror, expected)["train"].labels, before.labels
+    )
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
@@ -474,7 +488,7 @@ def test_what_is_read_is_checked_again(dataset: str, mirror: Path) -> None:
     damaged = next(iter(expected))
     (mirror / damaged).write_bytes((mirror / damaged).read_bytes()[:-1])
     with pytest.raises(DownloadError, match=f"wrong checksum: {damaged}"):
-        parse(dataset, mirror, expected)
+        parse(dataset, PUBLISHED[dataset], mirror, expected)
 
 
 # The stage
@@ -556,7 +570,9 @@ def test_stage_names_a_mistake_in_params(project: Path, capsys: pytest.CaptureFi
     assert "data.source = 'samples'" in capsys.readouterr().err
 
 
-def test_stage_refuses_an_unknown_data_set(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["mnst", "--output", "data/mnst", "--params", "params.yaml"])
-    assert "fashion-mnist" in capsys.readouterr().err
+def test_stage_refuses_an_unknown_data_set(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mnst", "--output", "data/mnst", "--params", "params.yaml"]) == 1
+    assert "datasets.mnst: not a valid choice; did you mean 'mnist'?" in capsys.readouterr().err
+    assert not (project / "data").exists()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from protodl.data.datasets import load_split, split_validation
+from protodl.data.datasets import DATASETS, load_split, split_validation
 from protodl.data.download import download
 from protodl.evaluation.accuracy import evaluate
 from protodl.evaluation.examiner import Examiner, Measured
@@ -38,7 +38,7 @@ class Case:
             train,
             validation,
             load_split(data / "test.pt"),
-            Judge("mnist").eval(),
+            Judge(DATASETS["mnist"]).eval(),
             experiment.loss,
             CPU,
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from protodl.core.config import ModelConfig
-from protodl.data.datasets import Split
+from protodl.data.datasets import DATASETS, Split
 from protodl.evaluation.quality import (
     duplicates,
     judged_alike,
@@ -125,7 +125,7 @@ def test_measured_on_a_network_whose_prototypes_are_its_cases() -> None:
     train = Split(cases.repeat_interleave(25, dim=0), torch.arange(10).repeat_interleave(25))
     network.set_prototypes(cases / 255)
     case_base = measure_case_base(network, train, train)
-    facts = prototype_facts(network, Judge("mnist").eval(), case_base, train)
+    facts = prototype_facts(network, Judge(DATASETS["mnist"]).eval(), case_base, train)
     assert facts["class"].tolist() == list(range(10))
     assert facts["purity25"].tolist() == [1.0] * 10
     decoded = network(network.decode_prototypes()).logits.argmax(1)
@@ -164,7 +164,7 @@ def test_the_judge_sees_decoded_prototypes_their_cases_and_reconstructions() -> 
     chosen = torch.tensor([0, 1, 2, 3, 4, 35, 36, 37, 38, 9])
     network.set_prototypes(images[chosen] / 255)
 
-    judge = BrightnessJudge("mnist").eval()
+    judge = BrightnessJudge(DATASETS["mnist"]).eval()
     case_base = measure_case_base(network, train, validation)
     found = prototype_facts(network, judge, case_base, train)
 

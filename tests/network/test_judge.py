@@ -8,7 +8,7 @@ import torch
 from protodl.core.config import JudgeConfig, ModelConfig, TrainingConfig
 from protodl.core.files import CheckpointError
 from protodl.core.machine import prepare_machine
-from protodl.data.datasets import Split
+from protodl.data.datasets import DATASETS, Split
 from protodl.network.checkpoint import save_network
 from protodl.network.judge import Judge, judge_accuracy, load_judge, save_judge
 from protodl.network.network import PrototypeNetwork
@@ -33,7 +33,7 @@ def judge() -> Judge:
 
 def test_it_learns_what_it_is_shown(judge: Judge) -> None:
     assert judge_accuracy(judge, bars(100, 1)) > 0.9
-    assert judge_accuracy(Judge("mnist").eval(), bars(100, 1)) < 0.4
+    assert judge_accuracy(Judge(DATASETS["mnist"]).eval(), bars(100, 1)) < 0.4
 
 
 def test_the_same_seed_gives_the_same_bits(judge: Judge) -> None:

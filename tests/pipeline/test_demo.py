@@ -103,3 +103,27 @@ def test_presets_survive(tmp_path: Path) -> None:
     assert demo.seeds == [3]
     assert demo.experiments["a"].optimizer == params.experiments["a"].optimizer
     assert demo.experiments["a"].model.distance == "squared_euclidean"
+
+
+def test_own_folders_are_taken_and_what_the_sample_lacks_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    own = {"folder": "pictures", "size": 20, "channels": 1}
+    sets = {"mnist": {"torchvision": "MNIST"}, "own": own, "signs": {"torchvision": "KMNIST"}}
+    rows = {name: {"dataset": name} for name in sets}
+    source = {"seeds": [0], "datasets": sets, "recipes": {name: {} for name in sets}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**source, "experiments": rows}))
+    (tmp_path / "demo.yaml").write_text(demo_params(load_params(tmp_path / "params.yaml")))
+
+    demo = load_params(tmp_path / "demo.yaml")
+    assert list(demo.datasets) == list(demo.experiments) == ["mnist", "own"]
+    assert demo.dataset("own").folder == str(tmp_path / "pictures")  # the demo runs elsewhere
+
+
+def test_data_sets_are_not_copied_whatever_their_names(project: Path, tmp_path: Path) -> None:
+    write(project, **{"data/flowers/train.pt": "", "data/raw/a.gz": "", "data/make_sample.py": "m"})
+    copy_project(project, tmp_path / "copy")
+    assert files_in(tmp_path / "copy") == OWN | {"data/make_sample.py"}

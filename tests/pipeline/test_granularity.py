@@ -31,6 +31,7 @@ PARAMS: dict[str, Any] = {
     "data": {"source": "sample"},
     "training": {"validation_size": 400},
     "judge": {"epochs": 1},
+    "datasets": {"mnist": {"torchvision": "MNIST"}, "cifar10": {"torchvision": "CIFAR10"}},
     "defaults": {"epochs": 1, "loss": {"r1": 1.0}},
     "recipes": {name: {"loss": {"r2": 1.0}} for name in ("mnist", "cifar10", "paper", "port")},
     "experiments": {

@@ -21,7 +21,7 @@ from protodl.core.config import (
     load_params,
 )
 from protodl.core.machine import prepare_machine
-from protodl.data.datasets import Split, load_split, split_validation
+from protodl.data.datasets import DATASETS, Split, load_split, split_validation
 from protodl.data.download import download
 from protodl.evaluation.examiner import Examiner
 from protodl.network.checkpoint import save_network
@@ -191,7 +191,7 @@ def _reported(tmp_path_factory: pytest.TempPathFactory, sample: tuple[Split, Spl
     params = load_params(folder / "params.yaml")
     torch.manual_seed(0)
     cpu = torch.device("cpu")
-    examiner = Examiner(*sample, None, Judge("mnist").eval(), STUDY.defaults.loss, cpu)
+    examiner = Examiner(*sample, None, Judge(DATASETS["mnist"]).eval(), STUDY.defaults.loss, cpu)
     for row, experiment in params.experiments.items():
         network = build_network(experiment, sample[0], 0).eval()
         save_network(network, folder / "models" / row / "seed-0.pt")

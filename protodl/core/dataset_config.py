@@ -1,0 +1,81 @@
+"""The data sets of params.yaml: each one of torchvision's, or a folder of images."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from protodl.core.mistakes import Section
+
+# Those whose images have one size. Images of other sources: a folder.
+TorchvisionName = Literal[
+    "MNIST", "FashionMNIST", "KMNIST", "EMNIST", "USPS", "SVHN", "CIFAR10", "CIFAR100"
+]
+EmnistSplit = Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what torch's generators take
+SMALLEST, LARGEST = 9, 512  # pixels a side: what the encoders can halve, what memory can hold
+OF_TORCHVISION, OF_FOLDER = ("split", "classes"), ("size", "channels", "test_share", "test_seed")
+# Folders below data/ that are no data set's, and recipes that are none's.
+RESERVED_NAMES = ("raw", "sample", "paper", "port")
+
+
+def _class_names(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names) or not all(name.strip() for name in names):
+        raise ValueError(f"{names}: each class needs a name of its own")
+    return names
+
+
+class DatasetConfig(Section):
+    """One data set: `torchvision` and its keys, or `folder` and its keys."""
+
+    torchvision: TorchvisionName | None = None
+    split: EmnistSplit | None = None  # of EMNIST
+    classes: Annotated[list[str], Field(min_length=2), AfterValidator(_class_names)] | None = None
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    size: Annotated[int, Field(ge=SMALLEST, le=LARGEST)] | None = None  # pixels a side
+    channels: Literal[1, 3] | None = None
+    test_share: float = Field(default=0.2, gt=0, lt=1)  # where the folder has no test/
+    test_seed: Seed = 0  # decides which images these are
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.torchvision is None) == (self.folder is None):
+            raise ValueError("say either torchvision: (its class) or folder: (of images)")
+        source, foreign = (
+            ("torchvision", OF_FOLDER) if self.torchvision else ("folder", OF_TORCHVISION)
+        )
+        for key in foreign:
+            if key in self.model_fields_set:
+                raise ValueError(f"{key} does not belong to {source}: take it out")
+        if self.folder and (self.size is None or self.channels is None):
+            raise ValueError(
+                "a folder needs size (pixels a side that its images are brought to) and "
+                "channels (1: grey, 3: colour)"
+            )
+        if (self.torchvision == "EMNIST") != (self.split is not None):
+            raise ValueError("split (letters, digits, ...) belongs to EMNIST, which needs it")
+        return self
+
+    @property
+    def in_sample(self) -> bool:
+        """Whether data/sample/ has some of its images."""
+        return self.torchvision in {each.torchvision for each in PUBLISHED.values()}
+
+
+def _dataset_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name) or name in RESERVED_NAMES:
+        raise ValueError(
+            f"data set name {name!r}: use at most 64 lower-case letters, digits and '-', and none "
+            f"of {', '.join(RESERVED_NAMES)}"
+        )
+    return name
+
+
+Datasets = Annotated[
+    dict[Annotated[str, AfterValidator(_dataset_name)], DatasetConfig], Field(min_length=1)
+]
+PUBLISHED: dict[str, DatasetConfig] = {
+    "mnist": DatasetConfig(torchvision="MNIST"),
+    "fashion-mnist": DatasetConfig(torchvision="FashionMNIST"),
+    "cifar10": DatasetConfig(torchvision="CIFAR10"),
+}
