@@ -15,10 +15,10 @@ from protodl.core.config import Params
 from protodl.core.training_log import ResultsError
 from protodl.report.cards import templates
 from protodl.report.results import ResultRow
-from protodl.report.results_page import PICTURES, how_made, picture_path, row_facts
+from protodl.report.results_page import captions, how_made, picture_path, row_facts
 from protodl.report.tables import below, protocol, tables
 
-OPEN = ("reasons", "samples", "prototypes")  # of PICTURES; the others unfold
+OPEN = ("reasons", "samples", "prototypes")  # pictures of a row; the others unfold
 KINDS = {  # of explained test images, in the order of the page
     "correct": "Right, by the largest margins",
     "borderline": "Close calls: the smallest margins between two classes",
@@ -68,7 +68,10 @@ def html_report(
         ResultsError: a file is not what its name says.
         OSError: a picture is missing.
     """
-    head = "One image of each data set, its reconstruction, and the prototypes it was recognised by"
+    head = (
+        "One image of each data set above its reconstruction, and the prototypes it was recognised "
+        "by, each below the training case nearest to it"
+    )
     environment = templates(autoescape=True)
     environment.filters["inline"] = _inline
     return environment.get_template("report.html").render(
@@ -85,7 +88,7 @@ def _section(row: ResultRow, params: Params, folder: Path, card: Path) -> dict[s
     """What the page shows of one row."""
     pictures = {
         name: Picture.read(picture_path(folder, row.row, name), f"{row.row}: {caption}", caption)
-        for name, caption in PICTURES.items()
+        for name, caption in captions(row).items()
     }
     return {
         "row": row,

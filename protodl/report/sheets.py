@@ -50,7 +50,8 @@ def network_figures(model: Model, validation: Split) -> "Iterator[tuple[str, Fig
     yield "samples", samples_figure(*shown, *outcomes)
     strongest = weights.amin(dim=0).numpy()
     classes = np.array(model.classes)
-    yield "prototypes", prototypes_figure(model.decoded, classes, strongest, names)
+    cases = np.stack([case.picture for case in model.prototype_cases])
+    yield "prototypes", prototypes_figure(model.decoded, classes, strongest, names, cases)
     yield "weights", weights_figure(weights.numpy(), names, model.decoded)
     correct = predictions == labels
     preferred = correct & (labels == PREFERRED_CLASS)
