@@ -21,8 +21,8 @@ from protodl.report.tables import (
 )
 
 PICTURES = {  # of each row, with what they show, in the order of the page
-    "reasons": "One validation image above its reconstruction, and the prototypes that speak for "
-    "its class, each below the training case nearest to it (seed {seed})",
+    "reasons": "One validation image above its reconstruction, and what prototypes contribute to "
+    "its class, each shown below the training case nearest to it (seed {seed})",
     "samples": "One validation image of each class above its reconstruction (seed {seed})",
     "prototypes": "All prototypes, decoded, each below the training case nearest to it, with its "
     "class and its strongest weight (seed {seed})",

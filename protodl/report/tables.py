@@ -160,7 +160,9 @@ def _column(measure: Measure) -> Column:
 
 
 def _cell(measure: Measure, row: ResultRow) -> str:
-    text = measure.text(row.value(measure.name))
+    text = row.text(measure)
+    if text is None:
+        return NONE
     spread = "std" in measure.over_seeds and row.num_seeds > 1
     return f"{text} ± {measure.text(row.std[measure.name])}" if spread else text
 

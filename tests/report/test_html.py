@@ -208,9 +208,9 @@ def test_it_tells_how_it_was_made(document: Document) -> None:
         "model.num_prototypes 50",
     ):
         assert words in text
-    words = [caption.format(seed=0) for caption in PICTURES.values()]
-    assert [word for word in words if word not in text] == []
-    assert "Confusion matrix of the test images, as seed 0 classifies them" in words
+    shown = [caption.format(seed=0) for caption in PICTURES.values()]
+    assert [caption for caption in shown if caption not in text] == []
+    assert "Confusion matrix of the test images, as seed 0 classifies them" in shown
 
 
 def test_explained_test_images_are_shown_by_kind(document: Document) -> None:
