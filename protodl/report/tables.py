@@ -14,6 +14,11 @@ from protodl.report.results import ResultRow
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SAMPLE_HEADING = "**Made on the embedded sample; NOT comparable with the published numbers.**"
+SAMPLE_NOTE = (
+    "This is a sample run: short trainings on a small part of each data set. Its accuracies and "
+    "its pictures are not those of the table in the README; they show that everything works. "
+    "`make repro` makes the table."
+)
 NONE = "–"  # in a cell: there is no such number
 
 
