@@ -4,9 +4,10 @@ import argparse
 import sys
 
 from protodl.core.config import load_params
+from protodl.core.files import write_json
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedEvaluation, SeedLog
-from protodl.evaluation.examiner import Examiner, summarise
+from protodl.evaluation.examiner import Examiner, short_summary, summarise
 from protodl.explanation.gallery import choose_gallery, save_gallery
 from protodl.network.cases import measure_case_base, save_case_base
 from protodl.network.checkpoint import load_network
@@ -38,6 +39,7 @@ def evaluate_row(options: argparse.Namespace) -> None:
     save_gallery(choose_gallery(first, examiner.test), options.references / "gallery.pt")
     summary = summarise(evaluations)
     summary.write(options.metrics)
+    write_json(short_summary(summary), options.metrics.with_name("summary.json"))
     log_evaluations(logs, evaluations)
     print(
         f"{options.row}: test accuracy {summary.mean['test_accuracy']:.4f}, "
@@ -53,7 +55,7 @@ OPTIONS = {
     "--models": "folder with seed-<s>.pt",
     "--judge": "weights of the judge",
     "--logs": "folder with seed-<s>.json",
-    "--metrics": "summary to write",
+    "--metrics": "summary to write; what DVC shows of it becomes summary.json beside it",
     "--details": "folder for each seed's figures",
     "--references": "folder for what explanations compare with",
 }

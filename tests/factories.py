@@ -120,6 +120,7 @@ def evaluation(log: SeedLog, accuracy: float, coverage: int = 10) -> SeedEvaluat
             "case_agreement": 11 / 15,
             "purity25": 0.1 + 0.2,
             "duplicates": 0,
+            "distinct_prototypes": 8 + log.seed,
             "coverage": coverage,
             "train_seconds": log.train_seconds,
             "num_epochs": log.num_epochs,

@@ -202,6 +202,6 @@ def test_rows_are_looked_for_where_dvc_puts_them() -> None:
     assert {
         name for name, stage in stages.items() if stage.get("foreach") == "${experiments}"
     } == set(ROW_STAGES)
-    written = [*stages["train"]["do"]["outs"], *stages["evaluate"]["do"]["metrics"]]
+    written = [*stages["train"]["do"]["outs"], *stages["evaluate"]["do"]["outs"]]
     paths = {path for entry in written for path in ([entry] if isinstance(entry, str) else entry)}
     assert {f"{ROWS}/${{key}}/training", f"{ROWS}/${{key}}/metrics.json"} <= paths

@@ -109,6 +109,23 @@ class Examiner:
         )
 
 
+# What `dvc metrics` shows and compares: few enough for a terminal's width.
+SHORT = (
+    "test_accuracy",
+    "validation_accuracy",
+    "decode_agreement",
+    "independent_agreement",
+    "case_agreement",
+    "distinct_prototypes",
+    "train_seconds",
+)
+
+
+def short_summary(metrics: Metrics) -> dict[str, float]:
+    """The means over the seeds that stand for a row, by name."""
+    return {name: round(metrics.mean[name], 6) for name in SHORT}
+
+
 def means(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over the seeds of all numbers, by name."""
     return {name: fmean(seed[name] for seed in seeds) for name in seeds[0]}

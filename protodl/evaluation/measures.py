@@ -29,6 +29,8 @@ class Measure:
     unit: Unit = "%"
     form: str = ""  # in tables, after scaling; that of the unit, unless it is given
     over_seeds: tuple[Summary, ...] = ("mean",)  # the first is shown; all are in results.json
+    of_prototypes: bool = False  # a count that is shown as "17 of 50"
+    optional: bool = False  # evaluations made before it was added lack it; others are refused then
 
     def __post_init__(self) -> None:
         """Fill in title and form."""
@@ -112,6 +114,15 @@ _ALL = (  # in the order of results.json
         over_seeds=("min",),
     ),
     Measure(
+        "distinct_prototypes",
+        "prototypes that look different: those of a class count as one if their pictures differ "
+        "at most half as much as two classes' usually do",
+        "explanations",
+        unit="count",
+        of_prototypes=True,
+        optional=True,
+    ),
+    Measure(
         "train_seconds",
         "time that the training of one seed took",
         "training",
@@ -161,10 +172,10 @@ def select(values: Mapping[str, float], ending: str = "") -> dict[str, float]:
     """Of the numbers `<name><ending>` those of the registry, by name.
 
     Raises:
-        KeyError: a measure of the tables is missing; the others may be.
+        KeyError: a measure of the tables is missing; the optional and the others may be.
     """
     return {
         name: values[name + ending]
         for name, measure in MEASURES.items()
-        if measure.place in TABLES or name + ending in values
+        if name + ending in values or (measure.place in TABLES and not measure.optional)
     }

@@ -24,6 +24,7 @@ PURITY_NEIGHBOURS = 25
 KEPT = (1, 2, 3, 5)  # numbers of contributions that `keep_accuracy` is measured for
 DENSITY_CASES = 1000  # training codes whose nearest neighbours give the usual distance
 DUPLICATE_RATIO = 0.1
+ALIKE_RATIO = 0.5
 
 
 @torch.inference_mode()
@@ -52,6 +53,7 @@ def prototype_facts(
         "returned": exact_distances(decoded.codes, prototypes).argmin(dim=1),
         "purity25": purity(prototypes, classes, codes, labels, PURITY_NEIGHBOURS),
         "manifold_ratio": manifold_ratio(prototypes, codes, DENSITY_CASES),
+        "alike": alike(classes, pictures),  # the first prototype that looks like it
         "judged_class": judge.verdicts(pictures.cpu()),  # what the judge says of its picture
         "case": cases,  # index of the nearest training case, over all classes
         "case_label": train.labels[cases],
@@ -80,6 +82,7 @@ def prototype_metrics(facts: Mapping[str, Tensor], distances: Tensor) -> dict[st
         "min_prototype_distance": float(between.min()),
         "mean_prototype_distance": float(between.mean()),
         "duplicates": duplicates(classes, distances),
+        "distinct_prototypes": len(facts["alike"].unique()),
         "independent_agreement": _mean(facts["judged_class"] == classes),
         "case_agreement": _mean(case),
     }
@@ -102,12 +105,30 @@ def duplicates(classes: Tensor, distances: Tensor) -> int:
     return int((mutual & close).sum()) // 2
 
 
+def alike(classes: Tensor, pictures: Tensor) -> Tensor:
+    """The first prototype (P,) of the group that each one looks like; it may be the only one.
+
+    Two of a class look alike if the root mean square difference of their pixels is at most half of
+    the median between pictures of different classes, and so do all that are linked by such pairs.
+
+    Args:
+        classes: (P,) of the prototypes.
+        pictures: (P, C, H, W), decoded.
+    """
+    flat = pictures.flatten(1).double()
+    apart = exact_distances(flat, flat)  # the root mean square but for a factor
+    own = classes[:, None] == classes
+    usual = apart[~own].median() if not own.all() else apart.new_zeros(())
+    linked = own & (apart <= ALIKE_RATIO * usual)
+    linked.fill_diagonal_(True)
+    for _ in range(len(classes).bit_length()):  # each round doubles the length of the chains
+        linked = linked.double() @ linked.double() > 0
+    return linked.int().argmax(dim=1)
+
+
 @torch.inference_mode()
 def judged_alike(network: PrototypeNetwork, judge: Judge, validation: Split) -> float:
-    """Share of images that the judge puts into the class of their reconstruction.
-
-    It is what decoded pictures can be expected to reach.
-    """
+    """Share of images that the judge puts into the class of their reconstruction."""
     same = []
     for images, _ in batches(validation, network.prototypes.device):
         again = network.decode(network.encode(images))

@@ -14,6 +14,7 @@ SCHEMA_VERSION = 2  # of the JSON
 UNUSUAL, DOUBTFUL = 0.99, 0.95  # shares of validation images that are more usual
 NAMED = 3  # prototypes at most in a sentence
 NAMED_SHARE = 0.1  # of the largest contribution, below which none is named
+LEAST_NAMED = 0.005  # a contribution that is shown as 0.00 is none
 
 
 @dataclass(frozen=True)
@@ -174,20 +175,34 @@ class Explanation:
         )
 
     @property
+    def in_favour(self) -> list[PrototypeReason]:
+        """The prototypes whose contributions speak for the prediction and count, largest first."""
+        return [reason for reason in self.prototypes if reason.contribution >= self._least]
+
+    @property
+    def likenesses(self) -> list[PrototypeReason]:
+        """Those of them that the image is nearer to than images usually are, NAMED at most."""
+        return [reason for reason in self.in_favour if reason.is_near][:NAMED]
+
+    @property
+    def _least(self) -> float:
+        """What a contribution has to reach, in absolute value, to be named."""
+        largest = max(abs(reason.contribution) for reason in self.prototypes)
+        return max(NAMED_SHARE * largest, LEAST_NAMED)
+
+    @property
     def because(self) -> str:
         """The largest contributions as a sentence without its full stop."""
-        reasons = self.prototypes
-        least = NAMED_SHARE * max(abs(reason.contribution) for reason in reasons)
-        in_favour = [reason for reason in reasons if reason.contribution > max(least, 0)][:NAMED]
-        near = [_named(reason) for reason in in_favour if reason.is_near]
-        far = [_named(reason) for reason in in_favour if not reason.is_near]
+        named = self.in_favour[:NAMED]
+        near = [_named(reason) for reason in named if reason.is_near]
+        far = [_named(reason) for reason in named if not reason.is_near]
         clauses = [f"looks like {_list(near)}"] if near else []
         clauses += [f"is unlike {_list(far)}"] if far else []
         words = f"because it {' and '.join(clauses)}"
         if not clauses:
             words = "although no prototype speaks for it more than usual"
-        against = reasons[-1]
-        if clauses and against.contribution < -least:
+        against = self.prototypes[-1]
+        if clauses and against.contribution <= -self._least:
             way = "also looks like" if against.is_near else "is unlike"
             words += f", although it {way} {_named(against)}"
         return words

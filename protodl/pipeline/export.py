@@ -27,7 +27,7 @@ from protodl.pipeline.ship import measurements
 from protodl.report.cards import templates
 from protodl.report.figures.explanation_sheet import explanation_figure
 from protodl.report.figures.page import save
-from protodl.report.figures.prototypes import prototypes_figure
+from protodl.report.sheets import prototypes_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,9 +67,7 @@ def _measured(model: Model) -> dict[str, Any]:
 
 def _draw(model: Model, folder: Path) -> None:
     """The prototypes, and as an example one of their nearest training images, explained."""
-    strongest = model.network.head.weight.detach().amin(dim=0).numpy()
-    classes, names = np.array(model.classes), model.info.class_names
-    save(prototypes_figure(model.decoded, classes, strongest, names), folder / "prototypes.png")
+    save(prototypes_of(model), folder / "prototypes.png")
     case = model.prototype_cases[0]
     pixels = np.asarray(case.picture).transpose(1, 2, 0)
     with replacing(folder / "example.png") as temporary:

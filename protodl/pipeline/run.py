@@ -15,7 +15,8 @@ from protodl.core.errors import ProtodlError
 from protodl.core.machine import THREADS_VARIABLE, available_cpus
 from protodl.core.training_log import Means, ResultsError, SeedLog
 from protodl.pipeline.workers import Job, Workers
-from protodl.report.tables import format_seconds
+from protodl.report.results import read_row, result_row
+from protodl.report.tables import format_seconds, results_table
 
 ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
 MODELS = Path("models")
@@ -71,7 +72,7 @@ def run_pipeline(
     # Without rows the table, and so no data set that none of its rows needs.
     reproduce(root, [f"{stage}@{row}" for row in rows for stage in row_stages] or [REPORT])
     if rows:
-        print("the table of all rows follows with `make repro`, or `protodl run` without a row")
+        print(describe_results(root, params, rows))
 
 
 def _prepare_data(root: Path, changed: set[str], datasets: Iterable[str]) -> set[str]:
@@ -152,6 +153,22 @@ def describe_row(root: Path, row: str) -> str:
     name = next(name for name in ACCURACIES if name in mean)
     seconds = sum(log.train_seconds for log in read_logs(root, row))
     return f"{ACCURACIES[name]} {mean[name]:.4f}, {seconds:.0f} s of training"
+
+
+def describe_results(root: Path, params: Params, rows: Sequence[str]) -> str:
+    """The lines of the table of these rows, and where their pictures are."""
+    folder = Path(os.path.relpath(root / ROWS))
+    try:
+        found = [result_row(row, params, read_row(row, params, folder)) for row in rows]
+        table = results_table(found)
+    except ResultsError as error:  # of another dvc.yaml than the project's own
+        table = f"no lines of the table: {error}"
+    pictures = "\n".join(f"pictures of {row}: {folder / row / 'pictures'}/" for row in rows)
+    return (
+        f"\n{table}\n\n{pictures}\n"
+        f"why an image is what it is: protodl explain {rows[0]} IMAGE\n"
+        "the table of all rows follows with `make repro`, or `protodl run` without a row"
+    )
 
 
 def _run_rows(
@@ -251,4 +268,4 @@ def reproduce(root: Path, targets: Sequence[str]) -> None:
 
 def _dvc() -> tuple[str, ...]:
     # Waits for the lock: after three seconds without it a finished training would be lost.
-    return (sys.executable, "-m", "dvc", "--wait-for-lock")
+    return (sys.executable, "-m", "protodl.pipeline.quiet_dvc", "--wait-for-lock")

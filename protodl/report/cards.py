@@ -17,7 +17,7 @@ from protodl.data.datasets import recorded_info
 from protodl.evaluation.measures import TABLES, Measure, measures
 from protodl.report.published import load_published
 from protodl.report.results import ResultRow, RowFiles, read_row
-from protodl.report.tables import SAMPLE_HEADING, format_seconds
+from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds
 
 RECOGNISABLE = 0.9  # share from which pictures count as what they are said to be
 CONFUSIONS = 3  # pairs of classes that are named
@@ -89,7 +89,7 @@ def _listed(config: BaseModel, without: str) -> str:
 def _value(measure: Measure, row: ResultRow) -> str:
     """What is shown of a measure, shares with their spread over the seeds."""
     if measure.unit != "%":
-        return measure.text(row.value(measure.name))
+        return row.text(measure) or NONE
     numbers = [row.mean[measure.name], *([row.std[measure.name]] if row.num_seeds > 1 else [])]
     return " ± ".join(measure.text(number, ".2f") for number in numbers) + " %"
 

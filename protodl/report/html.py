@@ -1,5 +1,6 @@
 """The report as one HTML page that needs nothing beside it: no network, no other file."""
 
+import io
 import json
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -15,15 +16,16 @@ from protodl.core.config import Params
 from protodl.core.training_log import ResultsError
 from protodl.report.cards import templates
 from protodl.report.results import ResultRow
-from protodl.report.results_page import PICTURES, how_made, picture_path, row_facts
-from protodl.report.tables import below, protocol, tables
+from protodl.report.results_page import captions, how_made, picture_path, row_facts
+from protodl.report.tables import SAMPLE_NOTE, below, on_full_data, protocol, tables
 
-OPEN = ("reasons", "samples", "prototypes")  # of PICTURES; the others unfold
+OPEN = ("reasons", "samples", "prototypes")  # pictures of a row; the others unfold
 KINDS = {  # of explained test images, in the order of the page
-    "correct": "Right, by the largest margins",
-    "borderline": "Close calls: the smallest margins between two classes",
-    "wrong": "Wrong, by the largest margins",
+    "correct": "Right, by the largest margin",
+    "borderline": "A close call, by the smallest margin between two classes",
+    "wrong": "Wrong, by the largest margin",
 }
+SHEET_COLOURS = 64  # of an explained image: the page is to be sent by mail, the files are exact
 CARD_LEVEL = 4  # of the headings in a model card, which stands below a heading of level 3
 
 _markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -31,7 +33,7 @@ _markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file as part of the page; its size in pixels."""
+    """A picture as part of the page; its size in pixels."""
 
     source: str  # data URI
     width: int
@@ -40,16 +42,27 @@ class Picture:
     caption: str = ""
 
     @classmethod
-    def read(cls, path: Path, text: str, caption: str = "") -> Self:
-        """Read a PNG file; raises OSError where there is none, ResultsError where it is no PNG."""
-        data = path.read_bytes()
+    def read(cls, path: Path, text: str, caption: str = "", colours: int | None = None) -> Self:
+        """Read a PNG file; the same pixels as WebP take half of the room, fewer colours still less.
+
+        Raises:
+            OSError: there is no file.
+            ResultsError: it is not a PNG.
+        """
+        data = io.BytesIO()
         try:
             with Image.open(path, formats=["PNG"]) as image:
-                width, height = image.size
+                pixels = image.convert("RGB")
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise ResultsError(f"{path}: is not a PNG; run `dvc repro`") from error
-        source = f"data:image/png;base64,{b64encode(data).decode()}"
-        return cls(source, width, height, text, caption)
+        if colours is not None:
+            fewer = pixels.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            pixels = fewer.convert("RGB")
+        pixels.save(data, "WEBP", lossless=True)
+        source = f"data:image/webp;base64,{b64encode(data.getvalue()).decode()}"
+        return cls(source, *pixels.size, text, caption)
 
 
 def html_report(
@@ -68,13 +81,17 @@ def html_report(
         ResultsError: a file is not what its name says.
         OSError: a picture is missing.
     """
-    head = "One image of each data set, its reconstruction, and the prototypes it was recognised by"
+    head = (
+        "One image of each data set above its reconstruction, and the prototypes it was recognised "
+        "by, each below the training case nearest to it"
+    )
     environment = templates(autoescape=True)
     environment.filters["inline"] = _inline
     return environment.get_template("report.html").render(
         protocol=protocol(rows),
         below=below(rows),
         overview=Picture.read(overview, head),
+        sample_note="" if on_full_data(rows) else SAMPLE_NOTE,
         tables=tables(rows),
         how=how_made(rows),
         sections=[_section(row, params, folder, cards / f"{row.row}.md") for row in rows],
@@ -85,7 +102,7 @@ def _section(row: ResultRow, params: Params, folder: Path, card: Path) -> dict[s
     """What the page shows of one row."""
     pictures = {
         name: Picture.read(picture_path(folder, row.row, name), f"{row.row}: {caption}", caption)
-        for name, caption in PICTURES.items()
+        for name, caption in captions(row).items()
     }
     return {
         "row": row,
@@ -93,17 +110,17 @@ def _section(row: ResultRow, params: Params, folder: Path, card: Path) -> dict[s
         "open": [picture for name, picture in pictures.items() if name in OPEN],
         "folded": [picture for name, picture in pictures.items() if name not in OPEN],
         "gallery": list(_gallery(folder / row.row / "explanations")),
+        "explanations": (folder / row.row / "explanations").as_posix(),
         "card": _card(card.read_text(encoding="utf-8")) if card.is_file() else None,
     }
 
 
-def _gallery(folder: Path) -> Iterator[tuple[str, list[Picture]]]:
-    """Explained test images of each kind that has any: <kind>-<n>.png and .json, n from 1."""
+def _gallery(folder: Path) -> Iterator[tuple[str, Picture]]:
+    """The first explained test image of each kind that has any: <kind>-1.png and .json."""
     for kind, words in KINDS.items():
-        number = len(list(folder.glob(f"{kind}-*.json")))
-        pictures = [_explained(folder / f"{kind}-{n}.json") for n in range(1, number + 1)]
-        if pictures:
-            yield words, pictures
+        path = folder / f"{kind}-1.json"
+        if path.is_file():
+            yield words, _explained(path)
 
 
 def _explained(path: Path) -> Picture:
@@ -112,7 +129,8 @@ def _explained(path: Path) -> Picture:
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ResultsError(f"{path}: is no explanation ({reason}); run `dvc repro`") from None
-    return Picture.read(path.with_suffix(".png"), f"Explanation: {caption}", caption)
+    text = f"Explanation: {caption}"
+    return Picture.read(path.with_suffix(".png"), text, caption, SHEET_COLOURS)
 
 
 def _inline(text: str) -> Markup:

@@ -19,7 +19,7 @@ from protodl.core.training_log import (
     SeedEvaluation,
     SeedLog,
 )
-from protodl.evaluation.measures import MEASURES, Place, measures, select
+from protodl.evaluation.measures import MEASURES, Measure, Place, measures, select
 from protodl.report.published import load_published
 
 DataSource = Literal["full", "sample"]
@@ -51,10 +51,13 @@ class ResultRow(Record):
     data_source: DataSource
     environment: dict[str, str]  # hardware and versions; several values are separated by " / "
 
-    def value(self, name: str) -> float:
-        """What is shown of a measure: its mean over the seeds, or the worst seed's."""
-        summary: dict[str, float] = getattr(self, MEASURES[name].over_seeds[0])
-        return summary[name]
+    def text(self, measure: Measure) -> str | None:
+        """What is shown of a measure, its mean over the seeds or the worst seed's; None without."""
+        summary: dict[str, float] = getattr(self, measure.over_seeds[0])
+        if measure.name not in summary:
+            return None
+        of = f" of {self.num_prototypes}" if measure.of_prototypes else ""
+        return measure.text(summary[measure.name]) + of
 
     def record(self) -> dict[str, Any]:
         """The row as it stands in results.json."""
@@ -70,6 +73,7 @@ class ResultRow(Record):
             f"{measure.name}_{summary}": getattr(self, summary)[measure.name]
             for measure in measures(*places)
             for summary in measure.over_seeds
+            if measure.name in getattr(self, summary)
         }
 
     @property

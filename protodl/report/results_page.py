@@ -23,13 +23,21 @@ from protodl.report.tables import (
 )
 
 PICTURES = {  # of each row, with what they show, in the order of the page
-    "reasons": "One validation image, its nearest prototypes, and what each of them contributes",
-    "samples": "One validation image of each class above its reconstruction",
-    "prototypes": "All prototypes, decoded, each with its class and its strongest weight",
-    "weights": "The weight of each prototype for each class, the strongest one marked",
-    "curves": "Learning curves",
-    "confusion": "Confusion matrix of the test images",
+    "reasons": "One validation image above its reconstruction, and what prototypes contribute to "
+    "its class, each shown below the training case nearest to it (seed {seed})",
+    "samples": "One validation image of each class above its reconstruction (seed {seed})",
+    "prototypes": "All prototypes, decoded, each below the training case nearest to it, with its "
+    "class and its strongest weight (seed {seed})",
+    "weights": "The weight of each prototype for each class, the strongest one marked "
+    "(seed {seed})",
+    "curves": "Learning curves of all seeds",
+    "confusion": "Confusion matrix of the test images, as seed {seed} classifies them",
 }
+
+
+def captions(row: ResultRow) -> dict[str, str]:
+    """What each picture of a row shows; those of one network show the first seed's."""
+    return {name: words.format(seed=row.seeds[0]) for name, words in PICTURES.items()}
 
 
 def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path, cards: Path) -> str:
@@ -54,7 +62,7 @@ def results_page(rows: Sequence[ResultRow], params: Params, pictures: Path, card
             below=below(rows),
             definition=definition,
             how=how_made(rows),
-            captions=PICTURES,
+            captions=captions(rows[0]),
             facts={row.row: row_facts(row, params) for row in rows},
             pictures=pictures.as_posix(),
             cards=cards.as_posix(),

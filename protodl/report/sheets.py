@@ -52,15 +52,21 @@ def network_figures(model: Model, validation: Split) -> "Iterator[tuple[str, Fig
     shown = images[first].numpy(), output.reconstructions[first].numpy()
     outcomes = ([names[k] for k in classes[first]] for classes in (labels, predictions))
     yield "samples", samples_figure(*shown, *outcomes)
-    strongest = weights.amin(dim=0).numpy()
-    classes = np.array(model.classes)
-    yield "prototypes", prototypes_figure(model.decoded, classes, strongest, names)
+    yield "prototypes", prototypes_of(model)
     yield "weights", weights_figure(weights.numpy(), names, model.decoded)
     correct = predictions == labels
     preferred = correct & (labels == PREFERRED_CLASS)
     index = int((preferred if preferred.any() else correct).int().argmax())
     explanation = explain(model, images[index], int(labels[index]))
     yield "reasons", reasons_figure(explanation, model.info.title)
+
+
+def prototypes_of(model: Model) -> "Figure":
+    """The prototypes of a network, each with its nearest training case."""
+    strongest = model.network.head.weight.detach().amin(dim=0).numpy()
+    classes = np.array(model.classes)
+    cases = np.stack([case.picture for case in model.prototype_cases])
+    return prototypes_figure(model.decoded, classes, strongest, model.info.class_names, cases)
 
 
 @dataclass(frozen=True, eq=False)

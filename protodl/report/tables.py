@@ -17,6 +17,11 @@ SAMPLE_HEADING = "**Made on the embedded sample; NOT comparable with the publish
 SELECTION = (
     "every choice was made on validation images, and the test set served for this measurement only."
 )
+SAMPLE_NOTE = (
+    "This is a sample run: short trainings on a small part of each data set. Its accuracies and "
+    "its pictures are not those of the table in the README; they show that everything works. "
+    "`make repro` makes the table."
+)
 NONE = "–"  # in a cell: there is no such number
 
 
@@ -165,7 +170,9 @@ def _column(measure: Measure) -> Column:
 
 
 def _cell(measure: Measure, row: ResultRow) -> str:
-    text = measure.text(row.value(measure.name))
+    text = row.text(measure)
+    if text is None:
+        return NONE
     spread = "std" in measure.over_seeds and row.num_seeds > 1
     return f"{text} ± {measure.text(row.std[measure.name])}" if spread else text
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from protodl.evaluation.measures import MEASURES, Measure
+from protodl.evaluation.measures import MEASURES, Measure, select
 from protodl.report.cards import model_card
 from protodl.report.html import html_report
 from protodl.report.results import read_row, read_rows
 from protodl.report.results_page import results_page
+from protodl.report.tables import NONE
 from tests.factories import write_params, write_rows
 
 MEANING = "images that look like toys"
@@ -31,6 +32,44 @@ def test_values_are_shown_in_the_unit_of_the_heading() -> None:
     assert (accuracy.heading, accuracy.text(0.9929)) == ("test accuracy (%)", "99.29")
     assert (seconds.heading, seconds.text(90)) == ("training of one seed (min)", "1.5")
     assert (coverage.heading, coverage.text(10)) == ("coverage", "10")
+
+
+def test_a_count_of_prototypes_says_of_how_many(tmp_path: Path) -> None:
+    params = write_params(tmp_path, {"own": {"dataset": "cifar10"}}, seeds=[0, 1])
+    folder = tmp_path / "rows"
+    write_rows(folder, params, {"own": [0.5, 0.6]})
+    (row,) = read_rows(params, folder)
+    assert row.record()["distinct_prototypes_mean"] == 8.5
+    page = results_page([row], params, folder, tmp_path / "cards")
+    assert " 8.5 of 15 |" in page
+    card = model_card(row, read_row("own", params, folder), params)
+    assert "| distinct prototypes | 8.5 of 15 |" in card
+    assert "Of the 15 prototypes 8.5 look different" in card
+
+
+def test_evaluations_from_before_a_measure_still_make_tables(tmp_path: Path) -> None:
+    params = write_params(tmp_path, {"own": {"dataset": "mnist"}, "older": {"dataset": "mnist"}})
+    folder = tmp_path / "rows"
+    write_rows(folder, params, {"own": [0.5], "older": [0.75]})
+    for path in (folder / "older").rglob("*.json"):
+        data = json.loads(path.read_text())
+        for part in ("mean", "std", "metrics"):
+            data.get(part, {}).pop("distinct_prototypes", None)
+        path.write_text(json.dumps(data))
+    rows = read_rows(params, folder)
+    assert [name for name in rows[0].record() if name not in rows[1].record()] == [
+        "distinct_prototypes_mean"
+    ]
+    page = results_page(rows, params, folder, tmp_path / "cards")
+    explanations = [line for line in page.splitlines() if line.startswith("| older")][1]
+    assert explanations.rstrip(" |").endswith(NONE)
+    card = model_card(rows[1], read_row("older", params, folder), params)
+    assert "distinct" not in card and "look different" not in card
+    Image.new("RGB", (4, 4)).save(tmp_path / "o.png")
+    html = html_report(rows, params, folder, tmp_path / "cards", tmp_path / "o.png")
+    assert f"<td>{NONE}</td>" in html and "<td>8 of 15</td>" in html
+    with pytest.raises(KeyError, match="coverage"):
+        select({name: 1.0 for name in MEASURES if name != "coverage"})
 
 
 def test_a_measure_of_one_entry_is_in_json_table_card_and_html(

@@ -6,6 +6,7 @@ import torch
 from protodl.core.config import ModelConfig
 from protodl.data.datasets import DATASETS, Split
 from protodl.evaluation.quality import (
+    alike,
     duplicates,
     judged_alike,
     keep_accuracy,
@@ -46,6 +47,7 @@ FACTS = {
     "returned": torch.tensor([0, 0, 2, 3]),
     "purity25": torch.tensor([1.0, 0.5, 0.5, 1.0]),
     "manifold_ratio": torch.tensor([0.5, 1.0, 1.0, 1.5]),
+    "alike": torch.tensor([0, 0, 2, 3]),
     "judged_class": torch.tensor([0, 0, 2, 9]),
     "case": torch.tensor([7, 8, 9, 10]),
     # A case agrees where its label and the verdict are the prototype's class.
@@ -69,12 +71,46 @@ def test_shares_over_prototypes() -> None:
             "min_prototype_distance": 0.1,
             "mean_prototype_distance": 5.0,
             "duplicates": 1,
+            "distinct_prototypes": 3,
             "independent_agreement": 0.75,
             "case_agreement": 0.5,
         }
     )
     # Close, but of different classes.
     assert duplicates(torch.tensor([0, 1, 2, 2]), DISTANCES) == 0
+
+
+def grey(*levels: float) -> torch.Tensor:
+    """Pictures (P, 1, 2, 2) of one brightness each."""
+    return torch.tensor(levels)[:, None, None, None].expand(-1, 1, 2, 2).contiguous()
+
+
+@pytest.mark.parametrize(
+    ("classes", "levels", "expected"),
+    [
+        # Pictures of two classes differ by 0.4 as a rule, so 0.2 and less is alike.
+        ([0, 0, 1, 1], [0.1, 0.28, 0.5, 0.9], [0, 0, 2, 3]),
+        ([0, 1, 0, 1], [0.1, 0.5, 0.28, 0.9], [0, 1, 0, 3]),
+        # A chain of small steps is one group, whatever the order of its links.
+        ([0, 0, 0, 0, 1], [0.0, 0.45, 0.3, 0.15, 0.6], [0, 0, 0, 0, 4]),
+        # Of two classes, however near.
+        ([0, 1, 2], [0.5, 0.5, 0.9], [0, 1, 2]),
+        # One class only: nothing to compare with, so equal pictures alone are alike.
+        ([3, 3, 3], [0.2, 0.2, 0.21], [0, 0, 2]),
+        ([4], [0.7], [0]),
+    ],
+)
+def test_prototypes_of_a_class_that_look_alike_are_one(
+    classes: list[int], levels: list[float], expected: list[int]
+) -> None:
+    assert alike(torch.tensor(classes), grey(*levels)).tolist() == expected
+
+
+def test_pictures_are_compared_pixel_by_pixel() -> None:
+    """A shifted shape looks different though its mean brightness is the same."""
+    pictures = torch.zeros(4, 3, 4, 4)
+    pictures[0, :, 0], pictures[1, :, 3], pictures[2, :, 1], pictures[3] = 1, 1, 1, 0.5
+    assert alike(torch.tensor([0, 0, 1, 1]), pictures).tolist() == [0, 1, 2, 3]
 
 
 def test_a_single_prototype_has_no_distance_to_others() -> None:

@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from protodl.core.training_log import SeedLog
+from protodl.evaluation.examiner import SHORT
 from tests.pipeline.project import PARAMS, Project, stages_run
 
 
@@ -99,7 +100,10 @@ def test_a_wrong_params_file_stops_before_any_work(project: Project) -> None:
 
 def test_dvc_metrics_and_plots_show_the_rows(project: Project) -> None:
     shown = project.dvc("metrics", "show", "--md")
-    assert "mean.test_accuracy" in shown
-    assert "results/rows/grey/metrics.json" in shown.replace("\\", "/")
+    head, _, *lines = [line for line in shown.splitlines() if line.startswith("|")]
+    assert [name.strip() for name in head.strip("|").split("|")][1:] == sorted(SHORT)
+    paths = [line.split("|")[1].strip() for line in lines]
+    assert paths == [f"results/rows/{row}/summary.json" for row in ("colour", "grey")]
+    assert max(map(len, lines)) < 200
     project.dvc("plots", "show", "-o", str(project.folder / "dvc_plots"))
     assert "validation_accuracy" in (project.folder / "dvc_plots" / "index.html").read_text()

@@ -15,6 +15,7 @@ from protodl.core.config import Params, load_params
 from protodl.core.machine import available_cpus
 from protodl.core.training_log import SeedLog
 from protodl.pipeline import run
+from protodl.pipeline.quiet_dvc import is_noise
 from protodl.pipeline.run import (
     WORKER_GIB,
     expected_seconds,
@@ -218,6 +219,23 @@ def test_rows_run_side_by_side_the_longest_first(project: Path, protodl: Start) 
     assert again.returncode == 0, output + errors
     assert "no training has changed" in output
     assert "Running stage" not in output
+    assert "didn't change" not in output and "dvc push" not in output
+
+
+@pytest.mark.parametrize(
+    ("message", "noise"),
+    [
+        ("Stage 'train@fashion' didn't change, skipping", True),
+        ("'data/other.dvc' didn't change, skipping", True),
+        ("\nTo track the changes with git, run:\n\n\tgit add dvc.lock", True),
+        ("Use `dvc push` to send your updates to remote storage.", True),
+        ("Running stage 'train@fashion':", False),
+        ("Stage 'evaluate@fashion' is cached - skipping run, checking out outputs", False),
+        ("failed to reproduce 'train@fashion': it didn't change, skipping", False),
+    ],
+)
+def test_what_dvc_says_for_nothing_is_left_out(message: str, noise: bool) -> None:
+    assert is_noise(message) == noise
 
 
 def test_a_failed_row_is_named_and_stops_no_other(project: Path, protodl: Start) -> None:
@@ -242,6 +260,8 @@ def test_one_row_alone(project: Path, protodl: Start) -> None:
 
     assert run.returncode == 0, output + errors
     assert "[1/1] a: test accuracy 0.7500" in output
+    assert "pictures of a: results/rows/a/pictures/" in output
+    assert "no lines of the table: results/rows/a/training/seed-0.json: missing" in output
     assert (project / "order.log").read_text().split()[0::3] == ["a"]
 
 

@@ -101,6 +101,7 @@ GOOD = {
     "purity25": 0.95,
     "coverage": 10,
     "duplicates": 0,
+    "distinct_prototypes": 15,
 }
 
 
@@ -123,7 +124,12 @@ GOOD = {
         ("cycle_identity", 0.9, "Of the decoded prototypes 10 % lie nearer to another prototype"),
         ("purity25", 0.8, "Around a prototype 20 % of the nearest training cases"),
         ("coverage", 9, "In the worst seed 9 of 10 classes have a prototype."),
-        ("duplicates", 2.5, "2.5 pairs of prototypes nearly coincide: that many of the 15"),
+        ("distinct_prototypes", 11, "Of the 15 prototypes 11 look different."),
+        (
+            "duplicates",
+            2.5,
+            "2.5 pairs of prototypes nearly coincide in code space: that many of the 15",
+        ),
     ],
 )
 def test_a_poor_number_is_a_limit_and_a_good_one_is_not(

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -13,14 +14,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from protodl.core.config import Params
+from protodl.core.config import Params, load_params
 from protodl.core.training_log import ResultsError
+from protodl.report.figures.explanation_sheet import explanation_figure
+from protodl.report.figures.page import save
 from protodl.report.html import KINDS, OPEN, html_report
 from protodl.report.results import read_rows
 from protodl.report.results_page import PICTURES
 from protodl.report.tables import SAMPLE_HEADING, tables
 from tests.chromium import BINARY, Page, chromium
-from tests.factories import write_params, write_rows
+from tests.factories import ROOT, write_params, write_rows
+from tests.report.figures.drawings import explanation
 
 EXPERIMENTS = {
     "mnist-small-deconv": {"dataset": "mnist"},
@@ -132,20 +136,47 @@ def test_ids_are_unique_and_every_link_within_has_a_target(document: Document) -
 
 
 def test_every_picture_has_words_and_is_the_file(document: Document, root: Path) -> None:
-    files = {path.read_bytes() for path in root.rglob("*.png")}
+    shown_files = [path for path in root.rglob("*.png") if path.stem != "correct-2"]
+    files = {pixels(path.read_bytes(), "PNG") for path in shown_files}
     shown = set()
     for image in document.all("img"):
         head, _, data = image["src"].partition(",")
-        assert head == "data:image/png;base64"
-        content = base64.b64decode(data, validate=True)
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            picture.load()
-            assert picture.size == (int(image["width"]), int(image["height"]))
+        assert head == "data:image/webp;base64"
+        content = pixels(base64.b64decode(data, validate=True), "WEBP")
+        assert content[0] == (int(image["width"]), int(image["height"]))
         assert len(image["alt"]) > 10
-        assert (image["loading"], image["decoding"]) == ("lazy", "async")
         shown.add(content)
     assert shown == files
-    assert len(document.all("img")) == 1 + 2 * len(PICTURES) + 3
+    assert len(document.all("img")) == 1 + 2 * len(PICTURES) + 2
+
+
+def pixels(data: bytes, form: str) -> tuple[tuple[int, int], bytes]:
+    """Size and colours of a picture in this format."""
+    with Image.open(io.BytesIO(data), formats=[form]) as picture:
+        return picture.size, picture.convert("RGB").tobytes()
+
+
+@pytest.fixture(name="whole", scope="module")
+def _whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the committed table, with a drawn explanation of each kind in every row."""
+    folder = tmp_path_factory.mktemp("whole")
+    shutil.copytree(ROOT / "results", folder / "results")
+    save(explanation_figure(explanation(50)), folder / "sheet.png")
+    params = load_params(ROOT / "params.yaml")
+    for row in params.experiments:
+        sheets = folder / "results/rows" / row / "explanations"
+        for kind in KINDS:
+            write_explanation(sheets, f"{kind}-1", "Predicted Coat (93.4 %), label Coat.")
+            shutil.copy(folder / "sheet.png", sheets / f"{kind}-1.png")
+    rows = read_rows(params, folder / "results/rows")
+    places = (folder / "results" / name for name in ("rows", "cards", "overview.png"))
+    (folder / "index.html").write_text(html_report(rows, params, *places), encoding="utf-8")
+    return folder / "index.html"
+
+
+def test_the_page_of_the_whole_table_can_be_sent(whole: Path) -> None:
+    assert whole.read_text(encoding="utf-8").count("<img ") == 1 + 7 * (len(PICTURES) + len(KINDS))
+    assert whole.stat().st_size < 4_000_000
 
 
 def test_nothing_is_loaded_from_anywhere(document: Document, page: str) -> None:
@@ -208,12 +239,14 @@ def test_it_tells_how_it_was_made(document: Document) -> None:
         "model.num_prototypes 50",
     ):
         assert words in text
-    assert [word for word in PICTURES.values() if word not in text] == []
+    shown = [caption.format(seed=0) for caption in PICTURES.values()]
+    assert [caption for caption in shown if caption not in text] == []
+    assert "Confusion matrix of the test images, as seed 0 classifies them" in shown
 
 
 def test_explained_test_images_are_shown_by_kind(document: Document) -> None:
     captions = [text for text in document.texts_in("figcaption") if text.startswith("Predicted")]
-    assert captions == [*CAPTIONS.values()]
+    assert captions == [CAPTIONS["correct-1"], CAPTIONS["wrong-1"]]  # the first of each kind
     texts = [image["alt"] for image in document.all("img")]
     assert [text for text in texts if text.startswith("Explanation: Predicted")] == [
         f"Explanation: {caption}" for caption in captions
@@ -252,6 +285,16 @@ def test_the_sample_is_compared_with_nothing(tmp_path: Path) -> None:
     assert "difference" not in Document(page).texts_in("dt")
 
 
+@pytest.mark.parametrize("source", ["sample", "full"])
+def test_a_sample_run_is_called_one_before_any_picture(tmp_path: Path, source: str) -> None:
+    page = build(tmp_path, write_project(tmp_path, source=source))
+    text = " ".join(re.sub("<[^>]*>", "", page[page.index("<main") : page.index("<img ")]).split())
+    assert ("This is a sample run: short trainings" in text) == (source == "sample")
+    assert ("accuracies and its pictures are not those of the table" in page) == (
+        source == "sample"
+    )
+
+
 def test_a_second_build_gives_the_same_page(page: str, root: Path) -> None:
     assert build(root, write_params(root, EXPERIMENTS, seeds=[0, 1])) == page
 
@@ -288,6 +331,12 @@ TOO_WIDE = """
   !element.closest(".scroll, .card, nav, .skip, dialog, script, style")
   && element.getBoundingClientRect().right > document.documentElement.clientWidth + 1
 ).map((element) => element.outerHTML.slice(0, 80))
+"""
+CUT_ON_PAPER = """
+[...document.querySelectorAll("main *")].filter((element) => {
+  const box = element.getBoundingClientRect();
+  return box.right > 704 || (element.matches("img, table") && box.height > 1032);
+}).map((element) => element.outerHTML.slice(0, 80))
 """
 COLOURS = """
 ["--text", "--quiet", "--accent", "--back", "--raised"].map((name) =>
@@ -335,6 +384,23 @@ def test_it_fits_a_phone_and_a_laptop(
 
 
 @in_a_browser
+def test_on_paper_nothing_is_cut(browser: Page, whole: Path) -> None:
+    """The paper's width is that of A4 without the margins that the page asks for."""
+    browser.open(whole, 703, 1032)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert browser.evaluate(DRAWN)
+        assert browser.evaluate(CUT_ON_PAPER) == []
+        assert browser.evaluate("document.querySelectorAll('main table').length") > 2
+        assert browser.evaluate("document.querySelector('nav').clientHeight") == 0
+        printed = browser.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
+        assert b"%PDF" in base64.b64decode(printed["data"])[:8]
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
+
+
+@in_a_browser
 @pytest.mark.parametrize(("width", "height", "dark"), WINDOWS[1:3])
 def test_links_lead_to_what_they_name(
     browser: Page, root: Path, width: int, height: int, dark: bool
@@ -363,7 +429,7 @@ def test_a_picture_opens_large_by_keyboard(browser: Page, root: Path) -> None:
     browser.press("Tab")
     assert browser.evaluate(FOCUSED) == "picture"
     assert browser.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    sheet = 'document.querySelector(".gallery .picture")'
+    sheet = 'document.querySelector("h4 + figure .picture")'
     browser.evaluate(f"{sheet}.focus()")
     assert browser.evaluate(f"{sheet}.clientWidth") < 390
     browser.press("Enter")

@@ -89,6 +89,7 @@ def test_the_row_sums_up_its_seeds(rows: list[ResultRow]) -> None:
         "unprojected": {},
         "purity25_mean": 0.1 + 0.2,
         "coverage_min": 9,
+        "distinct_prototypes_mean": 10.0,
         "num_epochs": 2,
         "run_id": "0123456789abcdef" * 2,
         "data_source": "full",
@@ -192,6 +193,7 @@ def test_the_table_shows_every_digit_and_the_comparison(rows: list[ResultRow]) -
         "case agreement (%)": "73",
         "purity@25 (%)": "30",
         "coverage": "9",
+        "distinct prototypes": "10 of 15",
     }
     assert cells(table, "fashion")[1:4] == ["90.00 ± 0.00", "90.39", "-0.39"]
     assert cells(table, "own")[1:4] == ["75.00 ± 7.07", "–", "–"]

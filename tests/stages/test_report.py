@@ -117,8 +117,7 @@ def test_the_report_and_its_table_in_mlflow(
     own = cards["own"].read_text()
     assert own.startswith("# Model card: own\n")
     with Image.open(project / "results/overview.png") as overview:
-        # The first rows of mnist and of cifar10, the second without its head.
-        assert overview.size == (30, 120 - reasons.HEAD)
+        assert overview.size == (30, 120)  # the first rows of mnist and of cifar10
 
     shutil.rmtree(project / "results")  # MLflow alone is left
     assert tracked_rows(params) == rows
@@ -426,17 +425,14 @@ def test_a_row_explains_by_its_best_seed_and_its_card_says_how_to_ask(
     assert answer["prediction"]["probability"] == pytest.approx(scores.max(), abs=1e-5)
 
 
-def test_stacked_reasons_keep_sizes_and_colours_and_one_head(tmp_path: Path) -> None:
-    head = reasons.HEAD
-    Image.new("RGB", (30, head + 10), "red").save(tmp_path / "a.png")
-    second = Image.new("RGB", (20, head + 5), "blue")
-    second.paste("green", (0, 0, 20, head))
-    second.save(tmp_path / "b.png")
+def test_stacked_reasons_keep_sizes_and_colours(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 10), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (20, 5), "blue").save(tmp_path / "b.png")
     for name in ("one.png", "two.png"):
         reasons.stack_reasons([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / name)
     with Image.open(tmp_path / "one.png") as stacked:
-        assert stacked.size == (30, head + 15)
-        places = [(0, 0), (29, head + 9), (0, head + 10), (19, head + 14), (20, head + 10)]
+        assert stacked.size == (30, 15)
+        places = [(0, 0), (29, 9), (0, 10), (19, 14), (20, 10)]
         colours = [stacked.convert("RGB").getpixel(place) for place in places]
     red, blue, white = (255, 0, 0), (0, 0, 255), (255, 255, 255)
     assert colours == [red, red, blue, blue, white]

@@ -14,6 +14,7 @@ from protodl.report.figures.page import (
     GREEN,
     GREY,
     INK,
+    MINUS,
     ORANGE,
     PAGE_WIDTH,
     PURPLE,
@@ -37,7 +38,8 @@ def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Fi
     """Draw accuracy, loss terms and learning rate of each seed; dots mark the selected epochs.
 
     Thick lines are measured on validation images, thin ones on augmented training images. The
-    accuracy axis is logarithmic in the error, which separates 98 % from 99 %.
+    accuracy axis is logarithmic in the error, which separates 98 % from 99 %; that of the loss
+    terms is logarithmic, too, so terms that fall below 0 have axes of their own.
 
     Args:
         logs: one for each seed.
@@ -48,12 +50,22 @@ def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Fi
     """
     logs = [log for log in logs if log.history]
     require(bool(logs), "curves_figure: no log holds an epoch")
-    figure = Figure(figsize=(PAGE_WIDTH / DPI, 3.1), dpi=DPI)
-    accuracy = figure.add_axes((0.058, 0.13, 0.345, 0.76))
-    loss = figure.add_axes((0.575, 0.43, 0.3, 0.46))
-    rate = figure.add_axes((0.575, 0.13, 0.3, 0.17))
+    signed = [name for name in _terms(logs) if _falls_below_zero(logs, name)]
+    height = 555 if signed else 465  # pixels, as all numbers here
+    figure = Figure(figsize=(PAGE_WIDTH / DPI, height / DPI), dpi=DPI)
+
+    def panel(left: int, bottom: int, width: int, top: int) -> Axes:
+        box = (left / PAGE_WIDTH, bottom / height, width / PAGE_WIDTH, (top - bottom) / height)
+        return figure.add_axes(box)
+
+    accuracy = panel(61, 60, 362, height - 51)
+    loss = panel(604, 310 if signed else 200, 315, height - 51)
+    rate = panel(604, 60, 315, 139)
+    below_zero = [panel(604, 192, 315, 255)] if signed else []
     _draw_accuracy(accuracy, logs, published)
-    _draw_losses(loss, logs)
+    _draw_losses(loss, logs, [name for name in _terms(logs) if name not in signed])
+    for axes in below_zero:
+        _draw_signed(axes, logs, signed)
     rates = [[record.learning_rate for record in log.history] for log in logs]
     _draw_curves(rate, logs, rates, GREY, 1.0)
     peak = max(map(max, rates))
@@ -62,14 +74,15 @@ def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Fi
     rate.set_yticks([0, peak], ["0", f"{peak:.2g}"])
     last = max(record.epoch for log in logs for record in log.history)
     margin = 0.5 if last < 20 else 0
-    for axes in (accuracy, loss, rate):
+    for axes in (accuracy, loss, rate, *below_zero):
         axes.set_xlim(margin, last + margin)
         axes.xaxis.set_major_locator(
             MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
         )
         axes.grid(True, axis="y", color="#EEEEEE", linewidth=0.6)
         axes.set_axisbelow(True)
-    loss.tick_params(labelbottom=False)
+    for axes in (loss, *below_zero):
+        axes.tick_params(labelbottom=False)
     accuracy.set_xlabel("epoch")
     rate.set_xlabel("epoch")
     return figure
@@ -103,25 +116,60 @@ def _error(accuracy: float) -> float:
     return max(1 - accuracy, 1e-4)
 
 
-def _draw_losses(axes: Axes, logs: Sequence[SeedLog]) -> None:
-    """Draw every term that is not 0; its label says so where it is below 0 at the end."""
-    terms = [name for name in logs[0].history[0].train if name not in ("accuracy", "loss")]
-    spare = iter(SPARE_COLOURS * len(terms))
-    labels = []
-    for name in [*terms, "loss"]:
-        colour = INK if name == "loss" else TERM_COLOURS.get(name) or next(spare)
-        values = [[r.train.get(name, 0.0) for r in log.history] for log in logs]
-        training = _draw_curves(axes, logs, values, colour, 0.6, 0.7)
-        values = [[r.validation.get(name, 0.0) for r in log.history] for log in logs]
-        validation = _draw_curves(axes, logs, values, colour, 1.3)
-        if last := validation or training:
-            words = TERM_WORDS.get(name, name.replace("_", " "))
-            labels.append((last, words if last > 0 else f"{words} < 0", colour))
+def _terms(logs: Sequence[SeedLog]) -> list[str]:
+    """The names of the loss terms, their weighted sum last."""
+    names = [name for name in logs[0].history[0].train if name not in ("accuracy", "loss")]
+    return [*names, "loss"]
+
+
+def _values(logs: Sequence[SeedLog], split: str, name: str) -> list[list[float]]:
+    """A term of each seed by epoch, 0 where it was not computed; split: train or validation."""
+    return [[getattr(record, split).get(name, 0.0) for record in log.history] for log in logs]
+
+
+def _falls_below_zero(logs: Sequence[SeedLog], name: str) -> bool:
+    parts = (_values(logs, split, name) for split in ("train", "validation"))
+    return any(min(map(min, part)) < 0 for part in parts)
+
+
+def _draw_losses(axes: Axes, logs: Sequence[SeedLog], terms: Sequence[str]) -> None:
+    """Draw every term that is not 0 on a logarithmic axis."""
+    labels = _draw_terms(axes, logs, terms)
     _scale_logarithmically(axes)
-    lowest = axes.get_ylim()[0]
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_title("Loss terms; thin: training")
-    _label_ends(axes, [(e if e > 0 else lowest, words, colour) for e, words, colour in labels])
+    _label_ends(axes, labels)
+
+
+def _draw_signed(axes: Axes, logs: Sequence[SeedLog], terms: Sequence[str]) -> None:
+    """Draw terms that fall below 0 on a linear axis, with a line at 0."""
+    axes.axhline(0, color=GREY, linewidth=0.6)
+    labels = _draw_terms(axes, logs, terms, lowest=-np.inf)
+    axes.set_ylim(*axes.get_ylim())
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:zg}".replace("-", MINUS))
+    )
+    axes.set_title("Terms that fall below 0, linear axis")
+    _label_ends(axes, labels)
+
+
+def _draw_terms(
+    axes: Axes, logs: Sequence[SeedLog], terms: Sequence[str], lowest: float = 0.0
+) -> list[Label]:
+    """Draw terms, thin on training and thick on validation images; returns their labels."""
+    every = [name for name in _terms(logs) if name not in (*TERM_COLOURS, "loss")]
+    spare = dict(zip(every, SPARE_COLOURS * len(every), strict=False))
+    labels = []
+    for name in terms:
+        colour = INK if name == "loss" else TERM_COLOURS.get(name) or spare[name]
+        curves = (colour, 0.6, 0.7, lowest)
+        training = _draw_curves(axes, logs, _values(logs, "train", name), *curves)
+        curves = (colour, 1.3, 1.0, lowest)
+        validation = _draw_curves(axes, logs, _values(logs, "validation", name), *curves)
+        if last := validation or training:
+            labels.append((last, TERM_WORDS.get(name, name.replace("_", " ")), colour))
+    return labels
 
 
 def _draw_curves(
@@ -131,18 +179,19 @@ def _draw_curves(
     colour: str,
     width: float,
     opacity: float = 1.0,
+    lowest: float = 0.0,
 ) -> float:
     """Draw a curve for each seed, of a value for each epoch; returns the median of the last ones.
 
-    Values of 0 (a term that is off) and below leave a gap: such axes are logarithmic. Where there
-    is but one epoch, it is a dot.
+    Values of 0 (a term that is off) and those not above `lowest` leave a gap: 0 has no place on a
+    logarithmic axis. Where there is but one epoch, it is a dot.
     """
     opacity *= 1.0 if len(logs) == 1 else 0.6
     for log, values in zip(logs, series, strict=True):
         epochs = [record.epoch for record in log.history]
-        positive = [value if value > 0 else np.nan for value in values]
+        shown = [value if value and value > lowest else np.nan for value in values]
         marker = "o" if len(epochs) == 1 else ""
-        axes.plot(epochs, positive, color=colour, linewidth=width, alpha=opacity, marker=marker,
+        axes.plot(epochs, shown, color=colour, linewidth=width, alpha=opacity, marker=marker,
                   markersize=3)  # fmt: skip
     return float(np.median([values[-1] for values in series]))
 

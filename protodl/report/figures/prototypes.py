@@ -1,4 +1,4 @@
-"""All decoded prototypes of a network, by class."""
+"""All decoded prototypes of a network, by class, with the training images nearest to them."""
 
 from collections.abc import Sequence
 
@@ -20,6 +20,8 @@ from protodl.report.figures.page import (
 )
 from protodl.report.figures.pixels import Images, to_pixels
 
+GAP = 2  # pixels between a case and the prototype below it
+
 
 def prototype_order(classes: Ints, weights: Floats) -> list[int]:
     """Prototypes of a class beside each other, the one with the most negative weight first."""
@@ -32,24 +34,35 @@ def prototypes_figure(
     classes: Ints,
     weights: Floats,
     class_names: Sequence[str],
+    cases: Images,
 ) -> Figure:
-    """Decoded prototypes (P, C, H, W), each with its class, number and head weight for that class.
+    """Decoded prototypes, each below its nearest training case and above class, number and weight.
 
-    classes, weights: (P,). Sorted as `prototype_order` says; classes without a prototype are named
-    below.
+    Sorted as `prototype_order` says; classes without a prototype are named below.
+
+    Args:
+        images: the decoded prototypes (P, C, H, W).
+        classes: (P,) class of each.
+        weights: (P,) of the head, for that class.
+        class_names: K of them.
+        cases: the training images (P, C, H, W) nearest to the prototypes.
+
+    Raises:
+        ValueError: shapes do not fit together.
     """
-    pixels = to_pixels(images, "images")
+    pixels, above = to_pixels(images, "images"), to_pixels(cases, "cases")
     count, height, width, _ = pixels.shape
     require(
         len(classes) == len(weights) == count, f"{count} images need as many classes and weights"
     )
+    require(above.shape == pixels.shape, f"images {pixels.shape} and cases {above.shape}")
     order = prototype_order(classes, weights)
-    scale = max(1, round((112 if count <= 15 else 84 if count <= 60 else 56) / width))
+    scale = max(1, round((84 if count <= 15 else 70 if count <= 60 else 56) / width))
     numbers = [f"#{p} {number_words(float(weights[p]))}" for p in range(count)]
     labels = max(text_width(words) for words in [*class_names, *numbers])
     cell = round(max(width * scale, labels)) + 6
     columns = _columns(count, cell)
-    row = height * scale + 48
+    row = 2 * height * scale + GAP + 52
     rows = -(-count // columns)
     caption = _coverage_lines(classes, class_names)
     wide = max(columns * cell - 6, *(round(text_width(words)) for words, _ in caption))
@@ -57,8 +70,10 @@ def prototypes_figure(
     left = (wide - columns * cell + 6) // 2 + MARGIN
     for place, p in enumerate(order):
         x, y = left + place % columns * cell, MARGIN + place // columns * row
-        middle, end = x + (cell - 6) / 2, y + height * scale
-        page.image(pixels[p], x + (cell - 6 - width * scale) // 2, y, scale)
+        middle, lower = x + (cell - 6) / 2, y + height * scale + GAP
+        page.image(above[p], x + (cell - 6 - width * scale) // 2, y, scale)
+        page.image(pixels[p], x + (cell - 6 - width * scale) // 2, lower, scale)
+        end = lower + height * scale
         page.text(middle, end + 13, class_names[int(classes[p])])
         page.text(middle, end + 31, numbers[p], color=GREY)
     for index, (words, colour) in enumerate(caption):
@@ -78,7 +93,10 @@ def _coverage_lines(classes: Ints, class_names: Sequence[str]) -> list[tuple[str
     covered = {int(c) for c in classes}
     missing = [name for index, name in enumerate(class_names) if index not in covered]
     count = f"{len(classes)} prototype{'' if len(classes) == 1 else 's'}"
-    lines = [(f"{count}; #number and head weight (most negative: most evidence)", GREY)]
+    lines = [
+        (f"{count}: the nearest training case, and below it the prototype, decoded", GREY),
+        ("#number and head weight (most negative: most evidence)", GREY),
+    ]
     for start in range(0, len(missing), 5):
         names = ", ".join(missing[start : start + 5])
         end = "," if start + 5 < len(missing) else ""

@@ -19,3 +19,7 @@ dialog.addEventListener("click", (event) => {
   if (event.target === place) dialog.close();
 });
 dialog.addEventListener("close", () => place.replaceChildren());
+// What is folded is on paper too, but for model cards, which are files of their own.
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});

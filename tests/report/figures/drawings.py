@@ -88,7 +88,14 @@ def prototypes_of(count: int, channels: int = 3, **size: int) -> tuple[Pixels, F
     images = marked_images(count, channels, **size)
     weights = head_weights(count)
     classes = weights.argmin(axis=0)
-    return images, prototypes_figure(images, classes, weights.min(axis=0), DIGITS)
+    return images, prototypes_figure(images, classes, weights.min(axis=0), DIGITS, cases_of(images))
+
+
+def cases_of(images: Pixels) -> Pixels:
+    """For each prototype's picture a training image that differs from all of them."""
+    cases = 255 - images
+    cases[:, 0, 4, 4] = 100 + np.arange(len(images)) % 60
+    return cases
 
 
 def explanation(count: int, channels: int = 3, **changes: Any) -> Explanation:

@@ -68,14 +68,12 @@ def test_the_selected_epoch_of_each_seed_is_marked() -> None:
         ([0.5], {}),
         ([1.0, 1.0], {"r1": 0.0}),
         ([0.8101, 0.8102], {"cycle": 2.0}),
-        ([0.3, 0.75], {"diversity": -0.5}),
         ([0.1 + 0.0008 * epoch for epoch in range(1000)], {}),
     ],
     ids=[
         "one epoch",
         "perfect, a term of zero",
         "narrow, another term",
-        "below 0",
         "thousand epochs",
     ],
 )
@@ -83,10 +81,35 @@ def test_curves_of_every_shape(accuracies: list[float], terms: dict[str, float])
     figure = curves_figure([seed_log(0, accuracies, 1, **terms)])
     assert to_array(figure).min() < 100
     assert len(figure.axes[0].get_yticks()) >= 2
-    names = {f"{name} < 0" if value < 0 else name for name, value in terms.items()}
-    assert {"validation", "training", "classification", *names} - {"r1"} <= set(words(figure))
+    assert {"validation", "training", "classification", *terms} - {"r1"} <= set(words(figure))
     drawn = [np.asarray(line.get_ydata(), float) for line in figure.axes[1].lines]
     assert all((values[np.isfinite(values)] > 0).all() for values in drawn)
+
+
+def test_a_term_that_turns_negative_is_drawn_whole_on_an_axis_with_a_zero() -> None:
+    """On the logarithmic axis the seeds and epochs above 0 would be stray pieces."""
+    falling, rising = [0.4, -0.1, -0.3], [-0.2, 0.1, 0.6]
+    logs = []
+    for seed, values in enumerate((falling, rising)):
+        log = seed_log(seed, [0.5, 0.6, 0.7], 3)
+        history = [
+            record.model_copy(update={"train": {**record.train, "diversity": value}})
+            for record, value in zip(log.history, values, strict=True)
+        ]
+        logs.append(log.model_copy(update={"history": history}))
+    logarithmic, linear = (curves_figure(logs).axes[place] for place in (1, 3))
+    drawn = [np.asarray(line.get_ydata(), float).tolist() for line in linear.lines]
+    assert [values for values in drawn if np.isfinite(values).all()][1:] == [falling, rising]
+    assert linear.get_ylim()[0] < -0.3 and linear.get_ylim()[1] > 0.6
+    assert linear.get_yscale() == "linear"
+    assert [text.get_text() for text in linear.texts] == ["diversity"]
+    assert "diversity" not in [text.get_text() for text in logarithmic.texts]
+    flat = [np.asarray(line.get_ydata(), float) for line in logarithmic.lines]
+    assert all(values.min() == values.max() for values in flat)
+
+
+def test_without_such_a_term_there_is_no_such_axis() -> None:
+    assert len(curves_figure([seed_log(0, [0.5, 0.9], 2, diversity=0.5)]).axes) == 3
 
 
 def test_curve_labels_do_not_meet() -> None:

@@ -53,7 +53,9 @@ def test_a_save_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_files_are_small_also_in_colour(tmp_path: Path) -> None:
     images, weights = smooth_images(50, 3, 32), head_weights(50)
     drawn = {
-        "prototypes": prototypes_figure(images, weights.argmin(axis=0), weights.min(axis=0), CIFAR),
+        "prototypes": prototypes_figure(
+            images, weights.argmin(axis=0), weights.min(axis=0), CIFAR, images[::-1]
+        ),
         "weights": weights_figure(weights, CIFAR, images),
         "samples": samples_figure(images[:10], images[10:20]),
         "reasons": reasons_figure(explanation(15), "Tiny"),

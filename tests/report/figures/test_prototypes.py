@@ -8,6 +8,7 @@ from protodl.report.figures.prototypes import prototype_order, prototypes_figure
 from tests.report.figures.drawings import (
     CIFAR,
     DIGITS,
+    cases_of,
     marked_images,
     places_of,
     prototypes_of,
@@ -23,7 +24,18 @@ def test_every_prototype_is_drawn_upright_and_to_the_pixel(count: int, channels:
     for p in range(0, count, 7):
         assert places_of(images[p], page), f"prototype {p} is missing or turned"
         assert not places_of(images[p].transpose(0, 2, 1), page)
-    assert sum(len(axes.images) for axes in figure.axes) == count
+    assert sum(len(axes.images) for axes in figure.axes) == 2 * count
+
+
+@pytest.mark.parametrize("count", [3, 15, 50])
+def test_every_prototype_stands_below_its_nearest_case(count: int) -> None:
+    images, figure = prototypes_of(count)
+    page, cases = to_array(figure), cases_of(images)
+    for p in range(0, count, 7):
+        upper, lower = (places_of(each, page)[0] for each in (cases[p], images[p]))
+        assert upper[1] == lower[1]
+        side = (lower[0] - upper[0]) // images.shape[2] * images.shape[2]
+        assert 0 < lower[0] - upper[0] - side < 8  # nothing but a gap between them
 
 
 def test_many_prototypes_stay_on_the_page() -> None:
@@ -41,7 +53,7 @@ def test_one_row_of_prototypes_is_one_row() -> None:
 def test_empty_cells_are_blank() -> None:
     images, figure = prototypes_of(11)
     page = to_array(figure)
-    height, scale = images.shape[2], 8  # 112 pixels over 14
+    height, scale = images.shape[2], 6  # 84 pixels over 14
     corners = [places_of(image, page)[0] for image in images]
     bottom = max(y for y, _ in corners)
     last = max(x for y, x in corners if y == bottom)
@@ -53,13 +65,13 @@ def test_empty_cells_are_blank() -> None:
 def test_prototypes_of_a_class_stand_together_the_strongest_first() -> None:
     classes, weights = np.array([2, 0, 2, 0]), np.array([-1.0, -2.0, -3.0, -4.0])
     assert prototype_order(classes, weights) == [3, 1, 2, 0]
-    figure = prototypes_figure(marked_images(4), classes, weights, DIGITS)
+    figure = prototypes_figure(marked_images(4), classes, weights, DIGITS, marked_images(4))
     assert words(figure)[:8] == ["0", "#3 -4.00", "0", "#1 -2.00", "2", "#2 -3.00", "2", "#0 -1.00"]
 
 
 def test_classes_without_a_prototype_are_named() -> None:
     figure = prototypes_figure(
-        marked_images(2), np.array([0, 3]), np.array([-1.0, -1.0]), CIFAR[:5]
+        marked_images(2), np.array([0, 3]), np.array([-1.0, -1.0]), CIFAR[:5], marked_images(2)
     )
     assert "without a prototype: automobile, bird, deer" in words(figure)
     _, covered = prototypes_of(15)
@@ -69,4 +81,6 @@ def test_classes_without_a_prototype_are_named() -> None:
 def test_numbers_that_do_not_fit_together_are_refused() -> None:
     images = marked_images(3)
     with pytest.raises(ValueError, match="as many"):
-        prototypes_figure(images, np.zeros(2, int), np.zeros(2), DIGITS)
+        prototypes_figure(images, np.zeros(2, int), np.zeros(2), DIGITS, images)
+    with pytest.raises(ValueError, match="cases"):
+        prototypes_figure(images, np.zeros(3, int), np.zeros(3), DIGITS, images[:2])
