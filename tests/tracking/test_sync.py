@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from protodl.core.training_log import ResultsError, SeedEvaluation, SeedLog
+from protodl.tracking.champions import set_champions
 from protodl.tracking.live import start_seed
 from protodl.tracking.served import ServedModel
-from protodl.tracking.sync import RowRuns, log_evaluations, read_results, set_champions
+from protodl.tracking.sync import RowRuns, log_evaluations, read_results
 from tests.tracking.records import (
     PARAMETERS,
     all_runs,
