@@ -7,7 +7,7 @@ from urllib.parse import quote
 from protodl.core.training_log import SeedEvaluation, SeedFacts, SeedLog
 from protodl.evaluation.measures import TABLES, measures
 from protodl.tracking.datasets import PAGES
-from protodl.tracking.views import UNITS
+from protodl.tracking.views import EPOCHS, UNITS, shown
 
 MAX_LENGTH = 5000  # of a description, on any server
 NOTE = "mlflow.note.content"  # tag that MLflow shows as the description
@@ -53,26 +53,27 @@ def training_note(facts: SeedFacts) -> str:
     prototypes = facts.parameters.get("model", {}).get("num_prototypes")
     count = f" with {prototypes} prototypes" if prototypes else ""
     return (
-        f"Training of row **{facts.row}**, seed {facts.seed}: a prototype network{count} on "
-        f"{facts.num_train:,} images of {data_set(facts.dataset)}; {facts.num_validation:,} other "
-        "training images choose the epoch that is kept.\n\n"
-        "*Model metrics* has its learning curves, and pictures with a slider: validation images "
-        "above their reconstructions, and the decoded prototypes."
+        f"Row **{facts.row}**, seed {facts.seed}: a prototype network{count}, trained on "
+        f"{facts.num_train:,} images of {data_set(facts.dataset)}; {facts.num_validation:,} others "
+        "choose the epoch that is kept. *Model metrics* has the learning curves, and pictures with "
+        "a slider: decoded prototypes, and validation images with their reconstructions."
     )
 
 
 def evaluation_note(log: SeedLog, evaluation: SeedEvaluation, pictures: Sequence[str]) -> str:
-    """Description of a seed's run once it is evaluated, with its pictures."""
+    """Description of a seed's run once it is evaluated: key figures first, and its pictures."""
     numbers = evaluation.metrics
+    figures = [f"{name} **{text}**" for name, text in shown(numbers).items() if name != EPOCHS]
+    figures.append(f"epoch {log.selected_epoch} of {log.num_epochs} kept")
     rows = [
         f"| {each.title} | {each.text(numbers[each.name])}{UNITS[each.unit]} | {each.meaning} |"
         for each in measures(*TABLES)
         if each.name in numbers
     ]
-    kept = f"Kept: epoch {log.selected_epoch} of {log.num_epochs}."
     table = "\n".join(["| measure | value | meaning |", "|:--|--:|:--|", *rows])
     files = "*Artifacts* has the confusions on test images and the facts of each prototype."
-    return shortened("\n\n".join([training_note(log), kept, *pictures, table, files]))
+    first = f"Measured: {', '.join(figures)}."
+    return shortened("\n\n".join([first, training_note(log), *pictures, table, files]))
 
 
 def registered_note(dataset: str, explains: bool, aliases: Sequence[Alias]) -> str:

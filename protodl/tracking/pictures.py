@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 WIDTH = 720  # pixels, of a picture about
 LINE, MARGIN = 28, 6  # height of the words, space around them
-KINDS = ("reconstructions", "prototypes")
+# What stands before the / names a section of the run's page, which comes before those of metrics.
+RECONSTRUCTIONS, PROTOTYPES = "pictures/reconstructions", "pictures/prototypes"
 
 
 def training_pictures(
@@ -30,7 +31,7 @@ def training_pictures(
         when: words such as `epoch 5 of 20`.
 
     Returns:
-        Pictures uint8 (height, width, 3), by the names of KINDS.
+        Pictures uint8 (height, width, 3), by their names.
     """
     import torch
 
@@ -42,8 +43,8 @@ def training_pictures(
     columns = 2 * max(1, round(math.sqrt(count / 2)))
     words = f"{when}: validation images, each with its reconstruction"
     return {
-        "reconstructions": _page(pairs, columns, words),
-        "prototypes": prototypes_picture(network, when),
+        RECONSTRUCTIONS: _page(pairs, columns, words),
+        PROTOTYPES: prototypes_picture(network, when),
     }
 
 

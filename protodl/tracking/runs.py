@@ -95,7 +95,7 @@ def recorded_pictures(client: "MlflowClient", run_id: str) -> set[tuple[str, int
     """Names and steps of a run's pictures, as MLflow puts them into the names of the files."""
     names = (Path(file.path).name for file in client.list_artifacts(run_id, "images"))
     parts = (re.match(r"(.+)[+%]step[+%](\d+)[+%]", name) for name in names)
-    return {(found[1], int(found[2])) for found in parts if found}
+    return {(re.sub("[~#]", "/", found[1]), int(found[2])) for found in parts if found}
 
 
 def epoch_metrics(record: EpochRecord) -> list[Any]:

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from protodl.evaluation.measures import MEASURES, Measure, Unit
+from protodl.tracking.pictures import PROTOTYPES, RECONSTRUCTIONS
 
 RESULTS, CURVES = "results", "curves"  # keys of the views
 POSITION = "table_position"  # tag of runs: 001 for the first row, 001.0 for its first seed
 PUBLISHED, EPOCHS = "published", "epochs"
 SHOWN = ("test_accuracy", "decode_agreement", "independent_agreement", "train_seconds")
 UNITS: Mapping[Unit, str] = {"%": " %", "min": " min", "count": "", "ratio": ""}
-WIDTHS = {"attributes.`Run Name`": 250, "runDateAndNestInfo": 120}  # pixels
-COLUMN_WIDTH = 135
+FIXED = {"attributes.`Run Name`": 240, "runDateAndNestInfo": 110}  # MLflow's own columns: pixels
+LETTER, PADDING = 7, 26  # pixels, of a column's heading
 CHARTS = {  # metrics of rows by the title of their chart
     "Test accuracy": "test_accuracy",
     "Decode agreement": "decode_agreement",
@@ -29,9 +30,8 @@ LINES = {  # metrics of seeds by the title of their chart
     "Validation accuracy": "validation/accuracy",
     "Training accuracy": "train/accuracy",
     "Training loss": "train/loss",
-    "Validation: reconstruction": "validation/reconstruction",
+    "Training: error of the reconstruction": "train/reconstruction",
 }
-PICTURES = ("prototypes", "reconstructions")  # logged while a seed is trained
 GENERATED = ("train", "validation", "Model metrics", "System metrics")  # sections that MLflow adds
 
 
@@ -107,26 +107,32 @@ def _curves() -> dict[str, Any]:
     ]
     pictures = [
         _chart("IMAGE", "pictures", name, imageKeys=[name], step=0, showRunParams=False)
-        for name in PICTURES
+        for name in (PROTOTYPES, RECONSTRUCTIONS)
     ]
     sections = {"curves": "Learning curves", "pictures": "Pictures"}
     return {
         **_runs("seed", [*map(_heading, SHOWN), EPOCHS]),
         **_sections(sections, [*lines, *pictures]),
+        # One line for each row, the mean over its seeds.
+        "groupBy": {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "tag", "groupByData": "row"}],
+        },
         "runsHiddenMode": "SHOW_ALL",
     }
 
 
 def _runs(kind: str, headings: Sequence[str]) -> dict[str, Any]:
     """Runs of a kind in the table's order, with these columns."""
-    columns = [f"tags.`{heading}`" for heading in headings]
+    columns = {f"tags.`{heading}`": LETTER * len(heading) + PADDING for heading in headings}
+    widths = FIXED | columns
     return {
         "searchFilter": f"tags.kind = '{kind}'",
         "orderByKey": f"tags.`{POSITION}`",
         "orderByAsc": True,
-        "selectedColumns": columns,
-        "columnOrder": columns,
-        "columnWidths": WIDTHS | dict.fromkeys(columns, COLUMN_WIDTH),
+        "selectedColumns": [*columns],
+        "columnOrder": [*widths],
+        "columnWidths": widths,
         "viewMaximized": True,
     }
 

@@ -1,11 +1,13 @@
 """The experiment's page and the server that shows it."""
 
+import base64
 import json
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 
 import pytest
 
@@ -21,14 +23,22 @@ def test_the_experiment_s_page_is_prepared() -> None:
     experiment = client().get_experiment_by_name("protodl")
     assert experiment is not None
     description = experiment.tags["mlflow.note.content"]
-    assert description.startswith("| row |\n|---|\n| a |\n")
-    assert description.endswith("| a |\n\n(…)")
-    view = json.loads(experiment.tags["mlflow.sharedViewState.results"])
-    assert "metrics.`test_accuracy`" in view["selectedColumns"]
+    table = description.partition("\n\n")[2]
+    assert table.startswith("| row |\n|---|\n| a |\n")
+    assert table.endswith("| a |\n\n(…)")
+    where = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+    assert f"]({where}&viewStateShareKey=results)" in description
+    assert f"]({where}&viewStateShareKey=curves&compareRunsMode=CHART)" in description
     assert link("http://127.0.0.1:5000/") == (
-        f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs"
-        "?workflowType=machine_learning&viewStateShareKey=results"
+        f"http://127.0.0.1:5000/{where}&viewStateShareKey=results"
     )
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    for key in ("results", "curves"):
+        tag = experiment.tags[f"mlflow.sharedViewState.{key}"]
+        assert len(tag) < 5000  # what older stores take
+        view = json.loads(tag)  # older versions of MLflow read its keys, newer ones its `state`
+        packed = view["state"].removeprefix("deflate;")
+        assert json.loads(zlib.decompress(base64.b64decode(packed))).items() <= view.items()
 
 
 def test_a_taken_port_is_named() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protodl.core.training_log import ResultsError, SeedEvaluation, SeedLog
+from protodl.core.training_log import ResultsError, SeedLog
 from protodl.tracking.champions import set_champions
 from protodl.tracking.live import start_seed
 from protodl.tracking.served import ServedModel
@@ -17,6 +17,7 @@ from tests.tracking.records import (
     all_runs,
     client,
     data_inputs,
+    evaluation,
     record,
     seed_log,
     served,
@@ -24,18 +25,6 @@ from tests.tracking.records import (
 )
 
 pytestmark = pytest.mark.usefixtures("project")
-
-
-def evaluation(log: SeedLog, metrics: dict[str, int | float]) -> SeedEvaluation:
-    confusion = [[1, 0], [0, 1]]
-    return SeedEvaluation(
-        row=log.row,
-        seed=log.seed,
-        metrics=metrics,
-        unprojected={},
-        confusion=confusion,
-        prototypes={},
-    )
 
 
 def contents(run_id: str) -> dict[str, Any]:
