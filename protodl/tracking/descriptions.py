@@ -65,8 +65,9 @@ def evaluation_note(log: SeedLog, evaluation: SeedEvaluation, pictures: Sequence
     numbers = evaluation.metrics
     figures = [f"{name} **{text}**" for name, text in shown(numbers).items() if name != EPOCHS]
     figures.append(f"epoch {log.selected_epoch} of {log.num_epochs} kept")
+    units = {unit: words.replace(" ", "&nbsp;") for unit, words in UNITS.items()}
     rows = [
-        f"| {each.title} | {each.text(numbers[each.name])}{UNITS[each.unit]} | {each.meaning} |"
+        f"| {each.title} | {each.text(numbers[each.name])}{units[each.unit]} | {each.meaning} |"
         for each in measures(*TABLES)
         if each.name in numbers
     ]

@@ -20,18 +20,7 @@ SHOWN = ("test_accuracy", "decode_agreement", "independent_agreement", "train_se
 UNITS: Mapping[Unit, str] = {"%": " %", "min": " min", "count": "", "ratio": ""}
 FIXED = {"attributes.`Run Name`": 240, "runDateAndNestInfo": 110}  # MLflow's own columns: pixels
 LETTER, PADDING = 7, 26  # pixels, of a column's heading
-CHARTS = {  # metrics of rows by the title of their chart
-    "Test accuracy": "test_accuracy",
-    "Decode agreement": "decode_agreement",
-    "Independent agreement": "independent_agreement",
-    "Training of one seed (s)": "train_seconds",
-}
-LINES = {  # metrics of seeds by the title of their chart
-    "Validation accuracy": "validation/accuracy",
-    "Training accuracy": "train/accuracy",
-    "Training loss": "train/loss",
-    "Training: error of the reconstruction": "train/reconstruction",
-}
+LINES = ("validation/accuracy", "train/accuracy", "train/loss")
 GENERATED = ("train", "validation", "Model metrics", "System metrics")  # sections that MLflow adds
 
 
@@ -93,7 +82,7 @@ def views() -> list[View]:
 
 def _results() -> dict[str, Any]:
     first, *others = map(_heading, SHOWN)
-    bars = [_chart("BAR", "results", title, metricKey=name) for title, name in CHARTS.items()]
+    bars = [_chart("BAR", "results", name, metricKey=name) for name in SHOWN]
     return {
         **_runs("row", [first, PUBLISHED, *others, EPOCHS]),
         **_sections({"results": "Results"}, bars),
@@ -102,8 +91,7 @@ def _results() -> dict[str, Any]:
 
 def _curves() -> dict[str, Any]:
     lines = [
-        _chart("LINE", "curves", title, metricKey=name, selectedMetricKeys=[name])
-        for title, name in LINES.items()
+        _chart("LINE", "curves", name, metricKey=name, selectedMetricKeys=[name]) for name in LINES
     ]
     pictures = [
         _chart("IMAGE", "pictures", name, imageKeys=[name], step=0, showRunParams=False)
@@ -137,12 +125,11 @@ def _runs(kind: str, headings: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _chart(kind: str, section: str, title: str, **more: Any) -> dict[str, Any]:
+def _chart(kind: str, section: str, name: str, **more: Any) -> dict[str, Any]:
     return {
-        "uuid": f"{section} {title}",
+        "uuid": name,
         "type": kind,
         "metricSectionId": section,
-        "displayName": title,
         "deleted": False,
         "isGenerated": False,
         **more,
