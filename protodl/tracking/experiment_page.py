@@ -1,11 +1,10 @@
 """The experiment's page: its description, a prepared view of the results, the server."""
 
-import json
 import os
 import socket
 import sys
 
-from protodl.evaluation.measures import measures
+from protodl.tracking.descriptions import NOTE, shortened
 from protodl.tracking.store import (
     Store,
     TrackingError,
@@ -14,77 +13,60 @@ from protodl.tracking.store import (
     tracking_uri,
     warning_on_failure,
 )
+from protodl.tracking.views import CURVES, RESULTS, views
 
-VIEW_KEY = "results"
-COLUMN_WIDTH = 135  # pixels: fits the longest name
-MAX_LENGTH = 5000  # of a description, on any server
-NOTE = "mlflow.note.content"  # tag that MLflow shows as the description
+# Versions of MLflow that look at it open such an experiment as one of trained models. Version 3.17
+# goes by the address alone, which is why all of ours name the side.
+KIND = "mlflow.experimentKind"
 
 
 def describe_experiment(markdown: str) -> None:
-    """Make the results table the experiment's description, and prepare the results view."""
+    """Make the results table the experiment's description, below links to the prepared views."""
     with warning_on_failure("the experiment's description"):
         store = open_current()
-        text = shortened(markdown)
+        links = [f"[{view.name}]({_fragment(store, view.key)})" for view in views()]
+        text = shortened(f"Prototype networks. {', '.join(links)}.\n\n{markdown}")
         store.client.set_experiment_tag(store.experiment_id, NOTE, text)
-        _prepare_view(store)
+        prepare_views(store)
 
 
-def shortened(markdown: str) -> str:
-    """A text that fits into a description, cut at the end of a line where it is too long."""
-    if len(markdown) <= MAX_LENGTH:
-        return markdown
-    kept = markdown[: MAX_LENGTH - 10].rpartition("\n")[0]
-    return f"{kept}\n\n(…)"
+def prepare_views(store: Store) -> None:
+    """Store the views that the links open, and which side of MLflow the experiment belongs to."""
+    tags = {KIND: "custom_model_development"} | dict(view.tag for view in views())
+    held = store.client.get_experiment(store.experiment_id).tags
+    for name, value in tags.items():
+        if held.get(name) != value:
+            store.client.set_experiment_tag(store.experiment_id, name, value)
 
 
-def view_columns() -> list[str]:
-    """Metrics of the runs of rows and seeds that the prepared view shows, in this order."""
-    first = [
-        each.name if summary == "mean" else f"{each.name}_{summary}"
-        for each in measures("accuracy")
-        for summary in each.over_seeds
-    ]
-    others = [measure.name for measure in measures("explanations", "training")]
-    return [*first, "published_accuracy", "difference", "num_seeds", *others]
+def link(server: str, key: str = RESULTS) -> str:
+    """Address of a view on a server such as http://127.0.0.1:5000."""
+    return server.rstrip("/") + "/" + _fragment(open_current(), key)
 
 
-def _prepare_view(store: Store) -> None:
-    """Store the view that the link opens; its format is MLflow's own and undocumented."""
-    metrics = [f"metrics.`{name}`" for name in view_columns()]
-    columns = [*metrics, "attributes.`Dataset`", "attributes.`Models`"]
-    view = {
-        "orderByKey": "attributes.start_time",  # in any other order seeds leave their rows
-        "orderByAsc": False,
-        "selectedColumns": columns,
-        "columnOrder": columns,
-        "columnWidths": dict.fromkeys(columns, COLUMN_WIDTH),
-        "viewMaximized": True,
-    }
-    store.client.set_experiment_tag(
-        store.experiment_id, f"mlflow.sharedViewState.{VIEW_KEY}", json.dumps(view)
-    )
+def _links(server: str) -> str:
+    return f"{link(server)}\nlearning curves: {link(server, CURVES)}"
 
 
-def link(server: str) -> str:
-    """Address of the results view on a server such as http://127.0.0.1:5000."""
-    query = f"workflowType=machine_learning&viewStateShareKey={VIEW_KEY}"
-    return f"{server.rstrip('/')}/#/experiments/{open_current().experiment_id}/runs?{query}"
+def _fragment(store: Store, key: str) -> str:
+    """The part of a view's address that is the same on every server."""
+    (query,) = [view.query for view in views() if view.key == key]
+    return f"#/experiments/{store.experiment_id}/runs?{query}"
 
 
 @raising_tracking_errors()
 def serve_ui(port: int) -> None:
-    """Print the link of the results view and become the MLflow server until it is interrupted.
+    """Print the links of the views and become the MLflow server until it is interrupted.
 
-    A store that is itself a server needs none: then only its link is printed.
+    A store that is itself a server needs none: then only its links are printed.
 
     Raises:
         TrackingError: the port is taken, or the store cannot be opened or written.
     """
     store = open_current()
-    _prepare_view(store)
+    prepare_views(store)
     if tracking_uri().startswith("http"):
-        print(link(tracking_uri()))
+        print(_links(tracking_uri()))
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -94,8 +76,8 @@ def serve_ui(port: int) -> None:
             raise TrackingError(
                 f"port {port} is taken ({error}); choose another one with --port"
             ) from error
-    address = link(f"http://127.0.0.1:{port}")
-    print(f"{address}\nready in about 20 seconds; Ctrl-C ends it", flush=True)
+    print(_links(f"http://127.0.0.1:{port}"))
+    print("ready in about 20 seconds; Ctrl-C ends it", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its processes
     server = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     where = ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", tracking_uri()]

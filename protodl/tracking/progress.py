@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from protodl.core.training_log import EpochRecord
 from protodl.tracking.live import Tracker
+from protodl.tracking.pictures import training_pictures
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from torch import Tensor
     from tqdm import tqdm
 
     from protodl.network.network import PrototypeNetwork
     from protodl.training.trainer import Hooks
 
-PICTURE_COLUMNS, PICTURE_SCALE = 10, 3  # MLflow does not enlarge a picture
+FIRST = 0  # step of the pictures after the first epoch: MLflow's cards begin there
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def watch(tracker: Tracker, samples: "Tensor", every: int) -> Iterator["Hooks"]:
     Args:
         tracker: the run.
         samples: validation images (N, C, H, W) in [0, 1] whose reconstructions are shown.
-        every: epochs between two pictures; the last epoch always has them.
+        every: epochs between two pictures; the first and the last epoch always have them.
     """
     from protodl.training.trainer import Hooks
 
@@ -42,9 +41,11 @@ def watch(tracker: Tracker, samples: "Tensor", every: int) -> Iterator["Hooks"]:
             else:
                 _advance(bar, record, images)
             tracker.log_epoch(record)
-            if record.epoch % every == 0 or record.epoch == epochs:
-                for name, picture in _pictures(network, samples).items():
-                    tracker.log_picture(name, picture, record.epoch)
+            if record.epoch == 1 or record.epoch % every == 0 or record.epoch == epochs:
+                when = f"epoch {record.epoch} of {epochs}"
+                step = FIRST if record.epoch == 1 else record.epoch
+                for name, picture in training_pictures(network, samples, when).items():
+                    tracker.log_picture(name, picture, step)
 
         yield Hooks(_on_step(bar, title), on_epoch)
 
@@ -102,23 +103,3 @@ def _line(record: EpochRecord, epochs: int) -> str:
         f"train {record.train['accuracy']:.4f}  validation {record.validation['accuracy']:.4f}  "
         f"{record.images_per_second:,.0f} images/s  ETA {left // 60}:{left % 60:02d}"
     )
-
-
-def _pictures(network: "PrototypeNetwork", samples: "Tensor") -> "dict[str, npt.NDArray[np.uint8]]":
-    """Originals above their reconstructions, and the decoded prototypes, each as one picture."""
-    import torch
-
-    from protodl.report.figures.pixels import image_grid
-
-    with torch.inference_mode():
-        images = samples.to(network.prototypes.device)
-        pairs = torch.cat([images, network.decode(network.encode(images))])
-        prototypes = network.decode_prototypes()
-    return {
-        "reconstructions": image_grid(
-            pairs.cpu().numpy(), columns=PICTURE_COLUMNS, scale=PICTURE_SCALE
-        ),
-        "prototypes": image_grid(
-            prototypes.cpu().numpy(), columns=PICTURE_COLUMNS, scale=PICTURE_SCALE
-        ),
-    }

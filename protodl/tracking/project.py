@@ -18,10 +18,11 @@ from protodl.report.results import (
     result_row,
 )
 from protodl.report.tables import results_table
+from protodl.tracking.champions import set_champions
 from protodl.tracking.experiment_page import describe_experiment
 from protodl.tracking.served import ServedModel
 from protodl.tracking.store import dvc_facts
-from protodl.tracking.sync import RowResult, RowRuns, read_results, set_champions
+from protodl.tracking.sync import RowResult, RowRuns, read_results
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,12 +63,14 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
         return Synced([], left_out)
     recorded = [RowRuns.of(row.logs) for row in files.values()]
     results = [result_row(name, params, row) for name, row in files.items()]
+    order = list(params.experiments)
     for runs, result, row in zip(recorded, results, files.values(), strict=True):
         runs.add_models(partial(load_model, models))
         runs.log_evaluations(row.evaluations)
         runs.log_result(*_facts(result, row))
-        runs.describe(model_card(result, row, params))
+        runs.place(order.index(result.row) + 1)
         runs.log_pictures(sorted((rows / result.row / "pictures").glob("*.png")))
+        runs.describe(model_card(result, row, params))
     if not dvc_facts():
         set_champions(recorded)
         describe_experiment(results_table(results))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from protodl.core.config import flatten
 from protodl.core.training_log import EpochRecord, SeedFacts
-from protodl.data.datasets import recorded_info
+from protodl.tracking.datasets import training_data
+from protodl.tracking.descriptions import NOTE, training_note
 from protodl.tracking.store import Store, unix_milliseconds
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def create_seed_run(
         "seed": str(facts.seed),
         "fingerprint": facts.fingerprint,
         "mlflow.parentRunId": parent,
+        NOTE: training_note(facts),
     }
     own |= {
         f"environment.{key}": value
@@ -75,28 +77,8 @@ def _create_run(
     parameters = [Param(key, value) for key, value in flatten(facts.parameters).items()]
     for start in range(0, len(parameters), 100):  # a request takes 100
         store.client.log_batch(run_id, params=parameters[start : start + 100])
-    _log_dataset(store, facts, run_id)
+    store.client.log_inputs(run_id, [training_data(facts)])
     return run_id
-
-
-def _log_dataset(store: Store, facts: SeedFacts, run_id: str) -> None:
-    """Record which data the run used: name, digest, fields and counts, at no cost."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    info = recorded_info(facts)
-    images = {"name": "image", "type": f"uint8 {info.shape}"}
-    labels = {"name": "label", "type": ", ".join(info.class_names)}
-    counts = {"num_train": facts.num_train, "num_validation": facts.num_validation}
-    dataset = Dataset(
-        name=info.name,
-        digest=facts.data_digest[:36],
-        source_type="dvc",
-        source=json.dumps({"stage": f"download@{info.name}", "md5": facts.data_digest}),
-        schema=json.dumps({"mlflow_colspec": [images, labels]}),
-        profile=json.dumps(counts),
-    )
-    context = [InputTag("mlflow.data.context", "training")]
-    store.client.log_inputs(run_id, [DatasetInput(dataset, context)])
 
 
 def find_runs(store: Store, **tags: str) -> "list[Run]":
@@ -113,7 +95,7 @@ def recorded_pictures(client: "MlflowClient", run_id: str) -> set[tuple[str, int
     """Names and steps of a run's pictures, as MLflow puts them into the names of the files."""
     names = (Path(file.path).name for file in client.list_artifacts(run_id, "images"))
     parts = (re.match(r"(.+)[+%]step[+%](\d+)[+%]", name) for name in names)
-    return {(found[1], int(found[2])) for found in parts if found}
+    return {(re.sub("[~#]", "/", found[1]), int(found[2])) for found in parts if found}
 
 
 def epoch_metrics(record: EpochRecord) -> list[Any]:
@@ -135,10 +117,21 @@ def log_numbers(store: Store, run_id: str, numbers: Mapping[str, float]) -> None
 
     held = store.client.get_run(run_id).data.metrics
     now = unix_milliseconds()
-    new = [Metric(k, v, now, 0) for k, v in numbers.items() if not _same(held.get(k), v)]
+    new = [Metric(k, v, now, 0) for k, v in numbers.items() if not is_same(held.get(k), v)]
     if new:
         store.client.log_batch(run_id, metrics=new)
 
 
-def _same(held: float | None, value: float) -> bool:
+def set_tags(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags, as one request; those that the run already has are left as they are."""
+    from mlflow.entities import RunTag
+
+    held = store.client.get_run(run_id).data.tags
+    new = [RunTag(name, value) for name, value in tags.items() if held.get(name) != value]
+    if new:
+        store.client.log_batch(run_id, tags=new)
+
+
+def is_same(held: float | None, value: float) -> bool:
+    """Whether a number is held already; one that is no number is like another one."""
     return held is not None and (held == value or (math.isnan(held) and math.isnan(value)))

@@ -15,7 +15,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from protodl.core.training_log import SeedFacts
-from protodl.tracking.store import Store, experiment_name
+from protodl.evaluation.measures import MEASURES
+from protodl.tracking.datasets import data_of_metric
+from protodl.tracking.descriptions import registered_note
+from protodl.tracking.pictures import prototypes_picture
+from protodl.tracking.runs import is_same
+from protodl.tracking.store import Store, experiment_name, permitted_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,9 +50,14 @@ class ServedModel:
         return self.reasons is not None
 
 
+def own_name() -> str:
+    """What the names of this experiment's registered models begin with: protodl."""
+    return permitted_name(experiment_name())
+
+
 def registered_name(dataset: str, explains: bool = False) -> str:
     """Name of a registered model: protodl-mnist, or protodl-mnist-explained for explanations."""
-    return f"{experiment_name()}-{dataset}" + "-explained" * explains
+    return f"{own_name()}-{dataset}" + "-explained" * explains
 
 
 def find_versions(store: Store, name: str, run_id: str) -> list[str]:
@@ -70,7 +80,8 @@ def log_model(
     words = {"row": facts.row, "seed": facts.seed, "class_names": list(model.class_names)}
     words |= model.reasons or {}
     params = {"top": TOP} if model.explains else None
-    logged = store.client.create_logged_model(store.experiment_id, name, run_id)
+    tags = {"row": facts.row, "seed": str(facts.seed), "dataset": facts.dataset}
+    logged = store.client.create_logged_model(store.experiment_id, name, run_id, tags)
     with TemporaryDirectory() as folder:
         scores = _export(model, Path(folder) / "program.pt2")
         (Path(folder) / "facts.json").write_text(json.dumps(words, indent=1), encoding="utf-8")
@@ -88,8 +99,45 @@ def log_model(
             pip_requirements=[f"{each}=={_published_version(each)}" for each in PACKAGES],
             metadata=words,
         )
-    registered = registered_name(facts.dataset, model.explains)
-    _register(store, registered, facts, run_id, str(logged.model_id), accuracy)
+    _log_prototypes(store, facts, run_id, model, step)
+    model_id = str(logged.model_id)
+    _register(store, facts, run_id, model_id, accuracy, explains=model.explains)
+
+
+def _log_prototypes(
+    store: Store, facts: SeedFacts, run_id: str, model: ServedModel, step: int
+) -> None:
+    """Show the prototypes of the kept network, for the description of the run."""
+    from protodl.network.network import Classifier
+
+    if not isinstance(model.module, Classifier) or model.module.network.config.distance == "none":
+        return  # the explaining model is of a seed that has them already
+    picture = prototypes_picture(model.module.network, f"{facts.title}, kept epoch {step}")
+    store.client.log_image(run_id, picture, artifact_file="pictures/prototypes.png")
+
+
+def log_model_metrics(
+    store: Store, facts: SeedFacts, run_id: str, numbers: Mapping[str, float]
+) -> None:
+    """Record final numbers that the run has as those of its models, with their data sets."""
+    from mlflow.entities import Metric
+
+    models = store.client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'")
+    # With the run's own time and step a metric does not become a second point of the run.
+    recorded = store.client.get_run(run_id).to_proto().data.metrics if models else []
+    shown = [each for each in recorded if each.key in MEASURES and each.key in numbers]
+    for model in models:
+        held = {each.key: each.value for each in model.metrics or []}
+        new = [
+            Metric(
+                each.key, each.value, each.timestamp, each.step,
+                model_id=str(model.model_id), **data_of_metric(facts, each.key),
+            )
+            for each in shown
+            if not is_same(held.get(each.key), each.value)
+        ]  # fmt: skip
+        if new:
+            store.client.log_batch(run_id, metrics=new)
 
 
 def _export(model: ServedModel, path: Path) -> "npt.NDArray[np.float32] | None":
@@ -115,13 +163,15 @@ def _published_version(package: str) -> str:
 
 
 def _register(
-    store: Store, name: str, facts: SeedFacts, run_id: str, model_id: str, accuracy: float
+    store: Store, facts: SeedFacts, run_id: str, model_id: str, accuracy: float, *, explains: bool
 ) -> None:
-    """Make the model a version of this registered model."""
+    """Make the model a version of its registered model."""
     from mlflow.exceptions import MlflowException
 
+    name = registered_name(facts.dataset, explains)
     try:
-        store.client.create_registered_model(name)
+        note = registered_note(facts.dataset, explains, [])
+        store.client.create_registered_model(name, description=note)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

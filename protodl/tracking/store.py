@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -24,6 +25,9 @@ QUIET = {
 }
 
 
+DEMO_FOLDER, DEMO_EXPERIMENT = ".demo", "protodl-demo"  # as pipeline.demo makes them
+
+
 class TrackingWarning(UserWarning):
     """Something was not recorded in MLflow; the computation itself went on."""
 
@@ -38,13 +42,35 @@ class Store(NamedTuple):
 
 
 def tracking_uri() -> str:
-    """The store named by MLFLOW_TRACKING_URI, else mlflow.db in the project root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+    """The store named by MLFLOW_TRACKING_URI, else mlflow.db in the project root.
+
+    The demo has none of its own: its runs are in the store of the project around it.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    return f"sqlite:///{(_project_around_demo() or project_root()) / 'mlflow.db'}"
 
 
 def experiment_name() -> str:
-    """MLFLOW_EXPERIMENT_NAME, or protodl."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "protodl"
+    """MLFLOW_EXPERIMENT_NAME, or protodl; protodl-demo in the demo's folder."""
+    if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        return name
+    return DEMO_EXPERIMENT if _project_around_demo() else "protodl"
+
+
+def permitted_name(name: str) -> str:
+    """An experiment's name as models and folders may have it: `Shared-anna-s protodl`."""
+    return re.sub(r"[^\w .-]+", "-", name).strip(" .-") or "protodl"
+
+
+def _project_around_demo() -> Path | None:
+    """The project that this one is the demo of."""
+    try:
+        root = project_root()
+    except FileNotFoundError:  # outside of any project the store may still be named
+        return None
+    is_demo = root.name == DEMO_FOLDER and (root.parent / "dvc.yaml").is_file()
+    return root.parent if is_demo else None
 
 
 def dvc_facts() -> dict[str, str]:
@@ -78,10 +104,10 @@ def raising_tracking_errors() -> Iterator[None]:
 
 def _trouble(error: Exception) -> str:
     reason = " ".join(str(error).split()).partition(" [SQL:")[0] or type(error).__name__
-    return (
-        f"the MLflow store {tracking_uri()} cannot be used: {reason}; check MLFLOW_TRACKING_URI, "
-        "or move a damaged database away: `protodl sync` fills a new one"
-    )
+    advice = "check MLFLOW_TRACKING_URI"
+    if "sqlite3." in reason:
+        advice += ", or move a damaged database away: `protodl sync` fills a new one"
+    return f"the MLflow store {tracking_uri()} cannot be used: {reason}; {advice}"
 
 
 @lru_cache(maxsize=8)
@@ -120,7 +146,7 @@ def _experiment(client: "MlflowClient", name: str, artifacts: Path | None) -> st
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        location = None if artifacts is None else (artifacts / name).as_uri()
+        location = None if artifacts is None else (artifacts / permitted_name(name)).as_uri()
         try:
             return str(client.create_experiment(name, location))
         except MlflowException as error:  # on a server another process may have been faster

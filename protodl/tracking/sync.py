@@ -1,16 +1,13 @@
 """Finished seeds and rows: their runs completed, refilled and read back."""
 
-import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from protodl.core.training_log import EpochRecord, ResultsError, SeedEvaluation, SeedLog
-from protodl.tracking.experiment_page import NOTE, shortened
+from protodl.tracking.datasets import test_data
+from protodl.tracking.descriptions import NOTE, evaluation_note, picture, shortened
 from protodl.tracking.runs import (
     create_seed_run,
     ensure_parent,
@@ -18,11 +15,14 @@ from protodl.tracking.runs import (
     find_runs,
     log_numbers,
     recorded_epochs,
+    set_tags,
 )
 from protodl.tracking.served import (
     ServedModel,
     find_versions,
     log_model,
+    log_model_metrics,
+    own_name,
     registered_name,
 )
 from protodl.tracking.store import (
@@ -34,6 +34,7 @@ from protodl.tracking.store import (
     unix_milliseconds,
     warning_on_failure,
 )
+from protodl.tracking.views import POSITION, shown
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -93,40 +94,73 @@ class RowRuns:
                     continue
                 if model := load_model(log, explains):
                     accuracy = log.selected_accuracy
-                    log_model(self.store, log, run_id, model, log.selected_epoch, accuracy)
+                    with warning_on_failure(f"the model of {log.title}"):
+                        log_model(self.store, log, run_id, model, log.selected_epoch, accuracy)
 
     def log_evaluations(self, evaluations: Sequence[SeedEvaluation]) -> None:
-        """Record what was measured of each seed in its run."""
-        for run_id, seed in zip(self.seeds, evaluations, strict=True):
+        """Record what was measured of each seed: in its run, and as metrics of its models."""
+        for log, run_id, seed in zip(self.logs, self.seeds, evaluations, strict=True):
             with warning_on_failure(f"the evaluation of {seed.row} seed {seed.seed}"):
-                log_numbers(self.store, run_id, seed.metrics)
-                details: dict[str, Any] = seed.model_dump(include={"confusion", "prototypes"})
-                for name, content in details.items():
-                    self.store.client.log_dict(run_id, content, f"{name}.json")
+                self._log_evaluation(log, run_id, seed)
+
+    def _log_evaluation(self, log: SeedLog, run_id: str, seed: SeedEvaluation) -> None:
+        client = self.store.client
+        log_numbers(self.store, run_id, seed.metrics)
+        log_model_metrics(self.store, log, run_id, seed.metrics)
+        details: dict[str, Any] = seed.model_dump(include={"confusion", "prototypes"})
+        for name, content in details.items():
+            client.log_dict(run_id, content, f"{name}.json")
+        tested = test_data(log, sum(map(sum, seed.confusion)))
+        for each in (run_id, self.row):
+            client.log_inputs(each, [tested])
+        pictures = self._pictures(run_id, "pictures")
+        note = evaluation_note(log, seed, pictures)
+        columns = shown({**seed.metrics, "num_epochs": log.num_epochs})
+        set_tags(self.store, run_id, {**columns, NOTE: note})
 
     def log_result(self, numbers: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Record the row's numbers, and what is not a number, in its run."""
         with warning_on_failure(f"the row {self.logs[0].row}"):
             log_numbers(self.store, self.row, numbers)
-            for name, value in {**tags, "reported_ms": str(unix_milliseconds())}.items():
-                self.store.client.set_tag(self.row, name, value)
+            now = {"reported_ms": str(unix_milliseconds())}
+            set_tags(self.store, self.row, {**shown(numbers), **tags, **now})
+
+    def place(self, position: int) -> None:
+        """Give the row its place in the table, from 1 on, and its seeds theirs below it."""
+        with warning_on_failure(f"the place of {self.logs[0].row}"):
+            set_tags(self.store, self.row, {POSITION: f"{position:03d}"})
+            for index, run_id in enumerate(self.seeds):
+                set_tags(self.store, run_id, {POSITION: f"{position:03d}.{index:03d}"})
 
     def log_pictures(self, pictures: Iterable[Path]) -> None:
         """Record the row's pictures in its run, under `pictures/`."""
         with warning_on_failure(f"the pictures of {self.logs[0].row}"):
-            for picture in pictures:
-                self.store.client.log_artifact(self.row, str(picture), "pictures")
+            for path in pictures:
+                self.store.client.log_artifact(self.row, str(path), "pictures")
 
     def describe(self, card: str) -> None:
         """Record the row's model card: in its run, as the description of it and of its models."""
-        client, text = self.store.client, shortened(card)
+        client = self.store.client
+        # Cards name the models of the usual experiment.
+        card = card.replace("models:/protodl-", f"models:/{own_name()}-")
+        text = shortened(card)
         with warning_on_failure(f"the model card of {self.logs[0].row}"):
             client.log_text(self.row, card, "card.md")
-            client.set_tag(self.row, NOTE, text)
+            pictures = self._pictures(self.row, "pictures/prototypes.png")
+            set_tags(self.store, self.row, {NOTE: shortened("\n\n".join([*pictures, card]))})
             for run_id in self.seeds:
                 for each in client.search_model_versions(f"run_id = '{run_id}'"):
                     if each.description != text:
                         client.update_model_version(each.name, each.version, text)
+
+    def _pictures(self, run_id: str, wanted: str) -> list[str]:
+        """A run's pictures of this path or below it, as Markdown."""
+        files = self.store.client.list_artifacts(run_id, "pictures")
+        return [
+            picture(run_id, file.path, Path(file.path).stem)
+            for file in files
+            if file.path.startswith(wanted)
+        ]
 
 
 def log_evaluations(logs: Sequence[SeedLog], evaluations: Sequence[SeedEvaluation]) -> None:
@@ -161,59 +195,6 @@ def read_results(rows: Iterable[str]) -> dict[str, list[RowResult]]:
 
 def _reported_ms(run: "Run") -> int:
     return int(run.data.tags.get("reported_ms", 0))
-
-
-@raising_tracking_errors()
-def set_champions(rows: Iterable[RowRuns]) -> dict[str, str]:
-    """Point an alias at each row's best seed, and `champion` at that of the data set's best row.
-
-    The best seed has the highest validation accuracy, the best row the highest mean of it. Aliases
-    have the names of the rows, and stand in both registered models, the classifier and the one
-    that explains. Seeds whose classifiers are not registered do not count; a row without an
-    explaining model has no alias there.
-
-    Returns:
-        The champion's row by data set.
-
-    Raises:
-        TrackingError: the store cannot be written.
-    """
-    champions: dict[str, str] = {}
-    best: dict[str, float] = defaultdict(lambda: -1.0)  # accuracy, by data set
-    for runs in rows:
-        row, dataset = runs.logs[0].row, runs.logs[0].dataset
-        registered = {explains: _registered(runs, explains) for explains in (False, True)}
-        if not registered[False]:
-            continue
-        mean = fmean(log.selected_accuracy for log, _ in registered[False])
-        aliases = [row]
-        if mean > best[dataset]:
-            best[dataset], champions[dataset] = mean, row
-            aliases.append("champion")
-        for alias, (explains, seeds) in product(aliases, registered.items()):
-            name = registered_name(dataset, explains)
-            _set_alias(runs.store, name, alias, [version for _, version in seeds])
-    return champions
-
-
-def _registered(runs: RowRuns, explains: bool) -> list[tuple[SeedLog, str]]:
-    """The seeds of a row that have such a model, with its latest version, the best seed first."""
-    found = [
-        (log, versions[0])
-        for log, run_id in zip(runs.logs, runs.seeds, strict=True)
-        if (versions := find_versions(runs.store, registered_name(log.dataset, explains), run_id))
-    ]
-    return sorted(found, key=lambda seed: seed[0].selected_accuracy, reverse=True)
-
-
-def _set_alias(store: Store, name: str, alias: str, versions: Sequence[str]) -> None:
-    """Point an alias of a registered model at the first of these versions."""
-    if re.fullmatch(r"latest|v\d+", alias):
-        return  # a row's name that MLflow keeps for itself
-    if versions:
-        store.client.set_registered_model_alias(name, alias, versions[0])
-    elif store.client.search_registered_models(f"name = '{name}'"):
-        store.client.delete_registered_model_alias(name, alias)  # no other row may stand for it
 
 
 def _ensure_seed_run(store: Store, log: SeedLog) -> "tuple[Run, bool]":

@@ -125,11 +125,13 @@ def test_the_report_and_its_table_in_mlflow(
     pictures = client().list_artifacts(rows[0].run_id, "pictures")
     assert len(pictures) == 6
     assert mlflow.artifacts.load_text(f"runs:/{rows[-1].run_id}/card.md") == own
-    assert client().get_run(rows[-1].run_id).data.tags["mlflow.note.content"] == own
+    note = client().get_run(rows[-1].run_id).data.tags["mlflow.note.content"]
+    picture = f"get-artifact?path=pictures%2Fprototypes.png&run_uuid={rows[-1].run_id}"
+    assert note == f"![prototypes]({picture})\n\n{own}"
     assert first.data.metrics["published_accuracy"] == 0.9902
     experiment = client().get_experiment_by_name("protodl")
     assert experiment is not None
-    assert results_table(rows) == experiment.tags["mlflow.note.content"]
+    assert experiment.tags["mlflow.note.content"].endswith(f"\n\n{results_table(rows)}")
 
 
 def test_a_second_report_gives_the_same_bytes_and_no_new_run(
@@ -255,7 +257,8 @@ def test_an_experiment_leaves_champions_and_description_to_the_project(
         experiment = client().get_experiment_by_name("protodl")
         assert experiment is not None
         champion = client().get_model_version_by_alias("protodl-mnist", "champion")
-        return str(champion.version), experiment.tags["mlflow.note.content"]
+        note = experiment.tags["mlflow.note.content"]
+        return str(champion.version), note.partition("\n\n")[2]  # below the links to the views
 
     params, table = measure("project", 2, 0.8)
     assert shown() == ("1", results_table(table))

@@ -1,6 +1,7 @@
 """Seeds as the tests of tracking record them, and the store they look into."""
 
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Run
 
 from protodl.core.config import ModelConfig
-from protodl.core.training_log import EpochRecord, SeedLog
+from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
 from protodl.network.network import Classifier, PrototypeNetwork
 from protodl.tracking.live import start_seed
 from protodl.tracking.served import ServedModel
@@ -28,7 +29,7 @@ def record(epoch: int, accuracy: float = 0.5) -> EpochRecord:
         seconds=1.5,
         images_per_second=800.0,
         learning_rate=4e-3 / epoch,
-        train={"accuracy": accuracy, "reconstruction": 1 / epoch},
+        train={"accuracy": accuracy, "loss": 2 / epoch, "reconstruction": 1 / epoch},
         validation={"accuracy": accuracy + epoch / 100},
         selected=True,
     )
@@ -64,6 +65,18 @@ def train(log: SeedLog) -> SeedLog:
             tracker.log_epoch(epoch)
     ids = {"run_id": tracker.run_id, "parent_run_id": tracker.parent_run_id}
     return log.model_copy(update=ids)
+
+
+def evaluation(log: SeedLog, metrics: Mapping[str, int | float]) -> SeedEvaluation:
+    confusion = [[1, 0], [0, 1]]
+    return SeedEvaluation(
+        row=log.row,
+        seed=log.seed,
+        metrics=dict(metrics),
+        unprojected={},
+        confusion=confusion,
+        prototypes={},
+    )
 
 
 def client() -> MlflowClient:

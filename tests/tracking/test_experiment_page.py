@@ -1,17 +1,25 @@
 """The experiment's page and the server that shows it."""
 
+import base64
 import json
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from protodl.tracking.experiment_page import describe_experiment, link, serve_ui
 from protodl.tracking.store import TrackingError
-from tests.tracking.records import client, first_line, seed_log, train
+from protodl.tracking.sync import RowRuns
+from tests.chromium import BINARY, SECONDS, Page, chromium
+from tests.tracking.records import client, evaluation, first_line, seed_log, train
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -21,14 +29,22 @@ def test_the_experiment_s_page_is_prepared() -> None:
     experiment = client().get_experiment_by_name("protodl")
     assert experiment is not None
     description = experiment.tags["mlflow.note.content"]
-    assert description.startswith("| row |\n|---|\n| a |\n")
-    assert description.endswith("| a |\n\n(…)")
-    view = json.loads(experiment.tags["mlflow.sharedViewState.results"])
-    assert "metrics.`test_accuracy`" in view["selectedColumns"]
+    table = description.partition("\n\n")[2]
+    assert table.startswith("| row |\n|---|\n| a |\n")
+    assert table.endswith("| a |\n\n(…)")
+    where = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+    assert f"]({where}&viewStateShareKey=results)" in description
+    assert f"]({where}&viewStateShareKey=curves&compareRunsMode=CHART)" in description
     assert link("http://127.0.0.1:5000/") == (
-        f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs"
-        "?workflowType=machine_learning&viewStateShareKey=results"
+        f"http://127.0.0.1:5000/{where}&viewStateShareKey=results"
     )
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    for key in ("results", "curves"):
+        tag = experiment.tags[f"mlflow.sharedViewState.{key}"]
+        assert len(tag) < 5000  # what older stores take
+        view = json.loads(tag)  # older versions of MLflow read its keys, newer ones its `state`
+        packed = view["state"].removeprefix("deflate;")
+        assert json.loads(zlib.decompress(base64.b64decode(packed))).items() <= view.items()
 
 
 def test_a_taken_port_is_named() -> None:
@@ -40,32 +56,74 @@ def test_a_taken_port_is_named() -> None:
             serve_ui(port)
 
 
-def test_the_server_shows_the_store_and_records_for_others(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    log = train(seed_log())
+@contextmanager
+def serving() -> Iterator[tuple[str, list[str]]]:
+    """A server of the project's store; gives its address, and the lines with links it printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     code = f"from protodl.tracking.experiment_page import serve_ui; serve_ui({port})"
     server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
-        assert first_line(server) == link(f"http://127.0.0.1:{port}")
+        lines = [first_line(server), first_line(server)]
         _wait_for(f"http://127.0.0.1:{port}/health", server)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        assert client().get_run(log.run_id).info.run_name == "a seed 0"
-        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from-afar")
-        remote = train(seed_log("b"))
-        assert client().get_run(remote.run_id).data.metrics["train/accuracy"] == 0.5
-        serve_ui(port)  # the store is a server already: prints its link and returns
-        assert f"http://127.0.0.1:{port}/#/experiments/" in capfd.readouterr().out
+        yield f"http://127.0.0.1:{port}", lines
     finally:
         server.terminate()
         server.communicate(timeout=30)
 
 
+def test_the_server_shows_the_store_and_records_for_others(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = train(seed_log())
+    with serving() as (address, lines):
+        assert lines == [link(address), f"learning curves: {link(address, 'curves')}"]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        assert client().get_run(log.run_id).info.run_name == "a seed 0"
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from-afar")
+        remote = train(seed_log("b"))
+        assert client().get_run(remote.run_id).data.metrics["train/accuracy"] == 0.5
+        serve_ui(int(address.rpartition(":")[2]))  # it is a server: prints its links and returns
+        assert f"{address}/#/experiments/" in capfd.readouterr().out
+
+
+@pytest.mark.skipif(BINARY is None, reason="Chromium is not installed")
+def test_the_links_show_rounded_rows_in_order_and_few_charts(tmp_path: Path) -> None:
+    numbers = {"test_accuracy": 0.9923333333333333, "num_seeds": 1}
+    for position, row in ((2, "later"), (1, "former")):
+        runs = RowRuns.of([seed_log(row)])
+        runs.log_evaluations([evaluation(runs.logs[0], numbers)])
+        runs.log_result(numbers, {})
+        runs.place(position)
+    describe_experiment("a table")
+    with serving() as (address, _), chromium(tmp_path / "profile") as page:
+        table = _text(page, link(address), "2\nmatching runs|2 matching runs")
+        assert table.index("former") < table.index("later")
+        assert table.count("99.23 %") == 2
+        assert "0.9923" not in table
+        assert "Learning curves: seeds" in table  # in the experiment's description
+        charts = _text(page, link(address, "curves"), r"Learning curves \(3\)")
+        assert charts.count("validation/accuracy") >= 1
+
+
+def _text(page: Page, address: str, awaited: str) -> str:
+    """What a page shows as soon as it shows this, a regular expression."""
+    page.call("Page.navigate", url="about:blank")  # else only the part after the # would change
+    size = {"width": 1920, "height": 1200, "deviceScaleFactor": 1}
+    page.call("Emulation.setDeviceMetricsOverride", mobile=False, **size)
+    page.call("Page.navigate", url=address)
+    end, text = time.monotonic() + 2 * SECONDS, ""
+    while time.monotonic() < end:
+        text = str(page.evaluate("document.body ? document.body.innerText : ''"))
+        if re.search(awaited, text):
+            return text
+        time.sleep(0.5)
+    raise TimeoutError(f"{address} does not show {awaited}, but {text}")
+
+
 def _wait_for(address: str, server: subprocess.Popen[str]) -> None:
-    for _ in range(600):
+    for _ in range(1800):  # processors may be busy
         assert server.poll() is None, "the server ended"
         try:
             with urllib.request.urlopen(address, timeout=5):

@@ -4,17 +4,21 @@ import io
 import re
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from protodl.core.config import ModelConfig
 from protodl.core.training_log import EpochRecord, SeedFacts
 from protodl.network.network import PrototypeNetwork
 from protodl.tracking.live import Tracker, start_seed
+from protodl.tracking.pictures import PROTOTYPES, RECONSTRUCTIONS
 from protodl.tracking.progress import watch
+from protodl.tracking.runs import recorded_pictures
 from protodl.tracking.store import tracking_uri
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -79,11 +83,16 @@ def test_without_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[s
     client = MlflowClient(tracking_uri())
     history = client.get_metric_history(tracker.run_id, "validation/accuracy")
     assert [metric.step for metric in history] == list(range(1, 9))
-    names = [file.path for file in client.list_artifacts(tracker.run_id, "images")]
-    pictures = {tuple(re.split(r"[/+]", name)[1:4:2]) for name in names}
-    assert pictures == {
-        (name, step) for name in ("reconstructions", "prototypes") for step in ("3", "6", "8")
+    # MLflow's cards begin at step 0: a picture without one would begin with an empty card.
+    assert recorded_pictures(client, tracker.run_id) == {
+        (name, step) for name in (RECONSTRUCTIONS, PROTOTYPES) for step in (0, 3, 6, 8)
     }
+    path = client.download_artifacts(tracker.run_id, "images")
+    for file in Path(path).glob("*.png"):
+        with Image.open(file) as picture:
+            width, height = picture.size
+        assert 600 < width < 800  # large when opened
+        assert 0.5 < width / height < 2  # and no strip in MLflow's square card
 
 
 class Terminal(io.StringIO):

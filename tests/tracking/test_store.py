@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from protodl.pipeline import demo
+from protodl.tracking import store
+from protodl.tracking.champions import set_champions
 from protodl.tracking.live import start_seed
 from protodl.tracking.served import registered_name
-from protodl.tracking.store import TrackingError, TrackingWarning
+from protodl.tracking.store import (
+    TrackingError,
+    TrackingWarning,
+    experiment_name,
+    tracking_uri,
+)
 from protodl.tracking.sync import RowRuns, read_results
-from tests.tracking.records import NOWHERE, client, record, seed_log, served, train
+from tests.tracking.records import NOWHERE, client, evaluation, record, seed_log, served, train
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -88,6 +96,70 @@ def test_the_user_s_store_and_experiment_are_honoured(
 
 
 def test_a_deleted_experiment_comes_back(project: Path) -> None:
-    store = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
-    store.delete_experiment(store.create_experiment("protodl"))
+    opened = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    opened.delete_experiment(opened.create_experiment("protodl"))
     assert train(seed_log()).run_id
+
+
+@pytest.mark.parametrize(
+    "name", ["/Shared/anna's team: vision", "../../escape", "Users/x@y.org/%2"]
+)
+def test_an_experiment_may_have_any_name(
+    name: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+    log = seed_log()
+    with start_seed(log) as tracker:
+        for epoch in log.history:
+            tracker.log_epoch(epoch)
+        tracker.log_model(served(), step=3, validation_accuracy=0.75)
+    log = log.model_copy(update={"run_id": tracker.run_id})
+    runs = RowRuns.of([log, seed_log(seed=1)])
+    runs.add_models(lambda _, explains: None if explains else served())
+    runs.log_evaluations([evaluation(each, {"test_accuracy": 0.5}) for each in runs.logs])
+    runs.describe("Served as models:/protodl-mnist@a.")
+    assert set_champions([runs]) == {"mnist": "a"}
+    model = registered_name("mnist")
+    assert not set(model) & set("/:'%\"")
+    champion = client().get_model_version_by_alias(model, "champion")
+    assert champion.run_id in runs.seeds
+    assert champion.description == f"Served as models:/{model}@a."
+    assert len(client().search_model_versions(f"name = '{model}'")) == 2
+    experiment = client().get_experiment_by_name(name)
+    assert experiment is not None
+    assert experiment.artifact_location.startswith((project / "mlartifacts").as_uri())
+    assert list((project / "mlartifacts").rglob("program.pt2"))
+    assert RowRuns.of(runs.logs).created == []
+
+
+def test_the_demo_keeps_to_its_own_experiment_in_the_project_s_store(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (store.DEMO_FOLDER, store.DEMO_EXPERIMENT) == (demo.FOLDER, demo.EXPERIMENT)
+    (project / "dvc.yaml").touch()
+    inside = project / demo.FOLDER
+    monkeypatch.setenv("DVC_ROOT", str(inside))
+    RowRuns.of([seed_log()])
+    around = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    assert {each.name for each in around.search_experiments()} == {"Default", demo.EXPERIMENT}
+    assert not inside.exists()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert experiment_name() == "mine"
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    (project / "dvc.yaml").unlink()  # a folder of that name is no demo by itself
+    assert experiment_name() == "protodl"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow has set it
+    assert tracking_uri() == f"sqlite:///{inside / 'mlflow.db'}"
+
+
+def test_only_a_database_that_may_be_damaged_is_to_be_moved_away(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "x" * 600)  # MLflow takes 500
+    with pytest.raises(TrackingError, match="cannot be used: ") as refused:
+        read_results(["a"])
+    assert "damaged" not in str(refused.value)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    (project / "mlflow.db").write_text("this is not a database")
+    with pytest.raises(TrackingError, match="move a damaged database away"):
+        read_results(["a"])

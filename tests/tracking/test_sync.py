@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from protodl.core.training_log import ResultsError, SeedEvaluation, SeedLog
+from protodl.core.training_log import ResultsError, SeedLog
+from protodl.tracking.champions import set_champions
 from protodl.tracking.live import start_seed
 from protodl.tracking.served import ServedModel
-from protodl.tracking.sync import RowRuns, log_evaluations, read_results, set_champions
+from protodl.tracking.sync import RowRuns, log_evaluations, read_results
 from tests.tracking.records import (
     PARAMETERS,
     all_runs,
     client,
     data_inputs,
+    evaluation,
     record,
     seed_log,
     served,
@@ -23,18 +25,6 @@ from tests.tracking.records import (
 )
 
 pytestmark = pytest.mark.usefixtures("project")
-
-
-def evaluation(log: SeedLog, metrics: dict[str, int | float]) -> SeedEvaluation:
-    confusion = [[1, 0], [0, 1]]
-    return SeedEvaluation(
-        row=log.row,
-        seed=log.seed,
-        metrics=metrics,
-        unprojected={},
-        confusion=confusion,
-        prototypes={},
-    )
 
 
 def contents(run_id: str) -> dict[str, Any]:
@@ -140,6 +130,66 @@ def test_evaluation_is_written_without_stretching_the_run() -> None:
     assert len(client().get_metric_history(log.run_id, "test_accuracy")) == 2
     names = ["confusion.json", "prototypes.json"]
     assert [f.path for f in client().list_artifacts(log.run_id)] == names
+
+
+def test_live_and_refilled_models_have_metrics_data_and_descriptions(
+    project: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {"test_accuracy": 0.875, "validation_accuracy": 0.53, "decode_agreement": 1.0}
+    log = seed_log()
+    with start_seed(log) as tracker:
+        for epoch in log.history:
+            tracker.log_epoch(epoch)
+        tracker.log_model(served(), step=3, validation_accuracy=0.53)
+    log = log.model_copy(update={"run_id": tracker.run_id})
+    log_evaluations([log], [evaluation(log, metrics)])
+    live = shown_of_model(tracker.run_id)
+    dataset, tested = ("mnist", log.data_digest), ("mnist-test", log.data_digest)
+    expected = {("test_accuracy", *tested, 0.875), ("decode_agreement", *dataset, 1.0)}
+    assert expected <= live["metrics"]
+    assert live["inputs"] == [("mnist", "training"), ("mnist-test", "test")]
+    assert "test accuracy **87.50 %**" in live["description"]
+    assert (
+        "![prototypes](get-artifact?path=pictures%2Fprototypes.png&run_uuid=RUN)"
+        in (live["description"])
+    )
+
+    shutil.copy(migrated_database, project / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'other.db'}")
+    for _ in range(2):
+        runs = RowRuns.of([log])
+        runs.add_models(lambda _, explains: None if explains else served())
+        runs.log_evaluations([evaluation(log, metrics)])
+        set_champions([runs])
+        assert shown_of_model(runs.seeds[0]) == live
+        parent = client().get_run(runs.row)
+        assert [tag.value for entry in data_inputs(parent) for tag in entry.tags] == [
+            "training",
+            "test",
+        ]
+    for name in metrics:
+        assert len(client().get_metric_history(runs.seeds[0], name)) == 1
+    model = client().get_registered_model("protodl-mnist")
+    assert "[MNIST](http" in model.description
+    assert "| `champion` | [a seed 0](#/experiments/" in model.description
+    assert "| 53.00 % | 87.50 % |" in model.description
+
+
+def shown_of_model(run_id: str) -> dict[str, Any]:
+    """What the pages of a seed's run and of its model show, without the store's own ids."""
+    run = client().get_run(run_id)
+    (model,) = client().search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{run_id}'"
+    )
+    return {
+        "metrics": {
+            (each.key, each.dataset_name, each.dataset_digest, each.value)
+            for each in model.metrics or []
+        },
+        "tags": {key: model.tags[key] for key in ("row", "seed", "dataset")},
+        "inputs": [(each.dataset.name, each.tags[0].value) for each in data_inputs(run)],
+        "description": run.data.tags["mlflow.note.content"].replace(run_id, "RUN"),
+    }
 
 
 def test_results_are_read_as_they_were_recorded(tmp_path: Path) -> None:
