@@ -166,7 +166,7 @@ def describe_results(root: Path, params: Params, rows: Sequence[str]) -> str:
     pictures = "\n".join(f"pictures of {row}: {folder / row / 'pictures'}/" for row in rows)
     return (
         f"\n{table}\n\n{pictures}\n"
-        f"why an image is what it is: protodl explain {rows[0]} IMAGE\n"
+        f"why an image gets its class: protodl explain {rows[0]} IMAGE\n"
         "the table of all rows follows with `make repro`, or `protodl run` without a row"
     )
 

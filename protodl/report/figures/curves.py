@@ -66,26 +66,32 @@ def curves_figure(logs: Sequence[SeedLog], published: float | None = None) -> Fi
     _draw_losses(loss, logs, [name for name in _terms(logs) if name not in signed])
     for axes in below_zero:
         _draw_signed(axes, logs, signed)
-    rates = [[record.learning_rate for record in log.history] for log in logs]
-    _draw_curves(rate, logs, rates, GREY, 1.0)
-    peak = max(map(max, rates))
-    rate.set_title("Learning rate")
-    rate.set_ylim(0, 1.08 * peak or 1)
-    rate.set_yticks([0, peak], ["0", f"{peak:.2g}"])
+    _draw_rates(rate, logs)
     last = max(record.epoch for log in logs for record in log.history)
-    margin = 0.5 if last < 20 else 0
     for axes in (accuracy, loss, rate, *below_zero):
-        axes.set_xlim(margin, last + margin)
-        axes.xaxis.set_major_locator(
-            MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
-        )
-        axes.grid(True, axis="y", color="#EEEEEE", linewidth=0.6)
-        axes.set_axisbelow(True)
-    for axes in (loss, *below_zero):
-        axes.tick_params(labelbottom=False)
-    accuracy.set_xlabel("epoch")
-    rate.set_xlabel("epoch")
+        _scale_by_epochs(axes, last, axes in (accuracy, rate))
     return figure
+
+
+def _draw_rates(axes: Axes, logs: Sequence[SeedLog]) -> None:
+    rates = [[record.learning_rate for record in log.history] for log in logs]
+    _draw_curves(axes, logs, rates, GREY, 1.0)
+    peak = max(map(max, rates))
+    axes.set_title("Learning rate")
+    axes.set_ylim(0, 1.08 * peak or 1)
+    axes.set_yticks([0, peak], ["0", f"{peak:.2g}"])
+
+
+def _scale_by_epochs(axes: Axes, last: int, labelled: bool) -> None:
+    """Make the x axis end at the last epoch; only the lowest axes of a column are labelled."""
+    margin = 0.5 if last < 20 else 0
+    axes.set_xlim(margin, last + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.grid(True, axis="y", color="#EEEEEE", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelbottom=labelled)
+    if labelled:
+        axes.set_xlabel("epoch")
 
 
 def _draw_accuracy(axes: Axes, logs: Sequence[SeedLog], published: float | None) -> None:

@@ -18,7 +18,7 @@ from protodl.report.figures.page import (
     styled,
     text_width,
 )
-from protodl.report.figures.pixels import Images, to_pixels
+from protodl.report.figures.pixels import Images, Pixels, to_pixels
 
 GAP = 2  # pixels between a case and the prototype below it
 
@@ -70,16 +70,29 @@ def prototypes_figure(
     left = (wide - columns * cell + 6) // 2 + MARGIN
     for place, p in enumerate(order):
         x, y = left + place % columns * cell, MARGIN + place // columns * row
-        middle, lower = x + (cell - 6) / 2, y + height * scale + GAP
-        page.image(above[p], x + (cell - 6 - width * scale) // 2, y, scale)
-        page.image(pixels[p], x + (cell - 6 - width * scale) // 2, lower, scale)
-        end = lower + height * scale
-        page.text(middle, end + 13, class_names[int(classes[p])])
-        page.text(middle, end + 31, numbers[p], color=GREY)
-    for index, (words, colour) in enumerate(caption):
+        words = class_names[int(classes[p])], numbers[p]
+        _draw_prototype(page, (above[p], pixels[p]), words, x + (cell - 6) / 2, y, scale)
+    for index, (line, colour) in enumerate(caption):
         y = MARGIN + rows * row + 12 + 20 * index
-        page.text(wide / 2 + MARGIN, y, words, color=colour)
+        page.text(wide / 2 + MARGIN, y, line, color=colour)
     return page.figure
+
+
+def _draw_prototype(
+    page: Page,
+    pictures: tuple[Pixels, Pixels],
+    words: tuple[str, str],
+    x: float,
+    y: int,
+    scale: int,
+) -> None:
+    """Draw a case, the decoded prototype (H, W, C) below it, and words, their middle at x."""
+    for pixels in pictures:
+        height, width, _ = pixels.shape
+        page.image(pixels, round(x - width * scale / 2), y, scale)
+        y += height * scale + GAP
+    page.text(x, y + 13 - GAP, words[0])
+    page.text(x, y + 31 - GAP, words[1], color=GREY)
 
 
 def _columns(count: int, cell: int) -> int:
