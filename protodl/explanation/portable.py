@@ -95,7 +95,10 @@ def load_portable(path: Path) -> tuple[Model, dict[str, Any]]:
         raise CheckpointError(
             f"{path}: format {facts['format']}, this protodl reads {PORTABLE_FORMAT}; {REMEDY}"
         )
-    return _model(facts, tensors, path), facts["measured"]
+    try:
+        return _model(facts, tensors, path), facts["measured"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: is not of this version ({error}); {REMEDY}") from error
 
 
 def _model(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Model:
