@@ -6,8 +6,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.factories import ROOT
 from tests.pipeline.project import Project
 
@@ -22,10 +20,10 @@ def steps() -> Iterator[tuple[str, str, str]]:
         end = found.end()
 
 
-@pytest.mark.usefixtures("migrated_database")
 def test_the_tutorial_ends_where_it_says(tmp_path: Path, migrated_database: Path) -> None:
     project = Project.create(tmp_path / "project")
     (project.folder / "mlflow.db").write_bytes(migrated_database.read_bytes())
+    (project.folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     project.commit()
     environment = {**os.environ, "PYTHONPATH": str(project.folder)}
     for kind, before, text in steps():
@@ -37,9 +35,8 @@ def test_the_tutorial_ends_where_it_says(tmp_path: Path, migrated_database: Path
             )
             params.write_text(head + line + text + rest)
             continue
-        commands = text.replace(". .venv/bin/activate\n", "").replace(
-            "protodl ", "python -m protodl.cli "
-        )
+        commands = text.replace(". .venv/bin/activate\n", "")  # the tests' own is active
+        commands = re.sub(r"^protodl ", "python -m protodl.cli ", commands, flags=re.MULTILINE)
         done = subprocess.run(
             ["bash", "-eu", "-c", commands], cwd=project.folder, env=environment,
             capture_output=True, text=True, check=False,

@@ -13,12 +13,12 @@ from pathlib import Path
 from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import THREADS_VARIABLE, available_cpus
-from protodl.core.training_log import Means, ResultsError, SeedLog
+from protodl.core.training_log import Means, ResultsError
+from protodl.pipeline.forecast import ROWS, describe_expectation, read_logs, training_seconds
 from protodl.pipeline.workers import Job, Workers
 from protodl.report.results import read_row, result_row
-from protodl.report.tables import format_seconds, results_table
+from protodl.report.tables import results_table
 
-ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
 MODELS = Path("models")
 ROW_STAGES = ("train", "evaluate", "prototypes")
 DATA_STAGES = ("download", "judge")  # one for each data set, before the rows
@@ -34,7 +34,11 @@ class PipelineError(ProtodlError):
 
 
 def run_pipeline(
-    root: Path, rows: Sequence[str], workers: int = 1, row_stages: Sequence[str] = ROW_STAGES
+    root: Path,
+    rows: Sequence[str],
+    workers: int = 1,
+    row_stages: Sequence[str] = ROW_STAGES,
+    expected: str = "",
 ) -> None:
     """Bring the given rows (none: all, and the table) up to date, each reported as it finishes.
 
@@ -45,6 +49,7 @@ def run_pipeline(
         rows: keys of experiments in params.yaml.
         workers: rows in parallel.
         row_stages: the stages of a row in that dvc.yaml, in their order; the first one trains.
+        expected: what to say of the time that it takes; otherwise what the last records tell.
 
     Raises:
         ConfigError: params.yaml is wrong, or has no such row; nothing was started.
@@ -58,10 +63,13 @@ def run_pipeline(
     if FOLDERS in changed and any(params.datasets[name].folder for name in datasets):
         reproduce(root, [FOLDERS])  # what has changed in them is known only then
         changed = changed_stages(root)
+    judged = [name for name in datasets if f"judge@{name}" in changed]
     todo = _rows_in(changed, experiments, row_stages)
     trained = _rows_in(changed, experiments, row_stages[:1])
-    print(describe_expectation(root, params, trained, todo, len(experiments), workers), flush=True)
-    changed = _prepare_data(root, changed, datasets)
+    print(
+        expected or describe_expectation(root, params, judged, todo, trained, workers), flush=True
+    )
+    changed = _prepare_data(root, params, changed, datasets, workers)
     todo = _rows_in(changed, experiments, row_stages)
     failed = _run_rows(root, params, todo, workers, row_stages) if todo else []
     if failed:
@@ -75,14 +83,34 @@ def run_pipeline(
         print(describe_results(root, params, rows))
 
 
-def _prepare_data(root: Path, changed: set[str], datasets: Iterable[str]) -> set[str]:
-    """Run what comes before the rows; returns which stages have changed then."""
-    data = [f"{stage}@{name}" for stage in DATA_STAGES for name in datasets]
-    first = [stage for stage in ("check", *data) if stage in changed]
-    if first:
-        reproduce(root, first)
-    # Other data may mean other rows.
-    return changed if first in ([], ["check"]) else changed_stages(root)
+def _prepare_data(
+    root: Path, params: Params, changed: set[str], datasets: Sequence[str], workers: int
+) -> set[str]:
+    """Run what comes before the rows, the data sets in parallel; returns what has changed then.
+
+    Raises:
+        PipelineError: a stage failed.
+    """
+    if "check" in changed:
+        reproduce(root, ["check"])
+    stages = {
+        name: [stage for kind in DATA_STAGES if (stage := f"{kind}@{name}") in changed]
+        for name in datasets
+    }
+    stages = {name: first for name, first in stages.items() if first}
+    if not stages:
+        return changed
+    failed: list[str] = []
+
+    def ended(job: Job, status: int) -> None:
+        if status:
+            failed.append(job.name)
+
+    jobs = [_reproducing(name, first) for name, first in stages.items()]
+    _workers(root, params, len(jobs), workers).run(jobs, ended)
+    if failed:
+        raise PipelineError(f"failed: {', '.join(failed)} (the reason stands above)")
+    return changed_stages(root)  # other data may mean other rows
 
 
 def _rows_in(changed: set[str], rows: Iterable[str], stages: Sequence[str]) -> list[str]:
@@ -100,51 +128,6 @@ def changed_stages(root: Path) -> set[str]:
     if answer.returncode:
         raise PipelineError(f"dvc status failed:\n{answer.stderr.strip()}")
     return set(json.loads(answer.stdout))
-
-
-def describe_expectation(
-    root: Path, params: Params, rows: Sequence[str], todo: Sequence[str], of: int, workers: int = 1
-) -> str:
-    """One or two sentences: how long training these rows will take, from their last records."""
-    if not rows and todo:
-        return (
-            f"expected time: some minutes, no training has changed; {len(todo)} of {of} rows are "
-            "measured or drawn again"
-        )
-    if not rows:
-        return f"expected time: under a minute, no training has changed ({of} rows)"
-    recorded = {row: expected_seconds(root, params, row) for row in rows}
-    known = [seconds for seconds in recorded.values() if seconds is not None]
-    unknown = [row for row, seconds in recorded.items() if seconds is None]
-    text = f"expected time: training {len(rows)} of {of} rows, "
-    if known:
-        text += "at most " if workers > 1 else "about "
-        text += format_seconds(sum(known)) + " where it was last recorded"
-    else:
-        text += "unknown (nothing recorded yet; each training shows its own ETA)"
-    if known and unknown:
-        text += f"; not recorded yet and on top of that: {', '.join(unknown)}"
-    return text
-
-
-def expected_seconds(root: Path, params: Params, row: str) -> float | None:
-    """Seconds to train all seeds of a row, from the logs of its last training; None without one."""
-    logs = read_logs(root, row)
-    if not logs:
-        return None
-    per_epoch = sum(log.train_seconds for log in logs) / sum(log.num_epochs for log in logs)
-    return per_epoch * params.experiment(row).epochs * len(params.seeds)
-
-
-def read_logs(root: Path, row: str) -> list[SeedLog]:
-    """The training logs of a row, one for each seed; unreadable ones are left out."""
-    logs = []
-    for path in sorted((root / ROWS / row / "training").glob("seed-*.json")):
-        try:
-            logs.append(SeedLog.read(path))
-        except ResultsError:
-            continue  # an estimate is not worth stopping for
-    return logs
 
 
 def describe_row(root: Path, row: str) -> str:
@@ -175,13 +158,10 @@ def _run_rows(
     root: Path, params: Params, rows: Sequence[str], workers: int, stages: Sequence[str]
 ) -> list[str]:
     """Run the stages of each row, the longest first, and report it; return those that failed."""
-    seconds = {row: expected_seconds(root, params, row) for row in rows}
-    workers = min(workers, len(rows))
-    workers = workers_in_memory(workers, params.data.source, free_memory())
+    seconds = {row: training_seconds(root, params, row) for row in rows}
     longest_first = sorted(rows, key=lambda row: -(seconds[row] or math.inf))
     order = longest_first if workers > 1 else rows
-    repro = (*_dvc(), "repro", "--single-item")
-    jobs = [Job(row, (*repro, *(f"{stage}@{row}" for stage in stages))) for row in order]
+    jobs = [_reproducing(row, [f"{stage}@{row}" for stage in stages]) for row in order]
     failed: list[str] = []
     number = count(1)
 
@@ -191,9 +171,20 @@ def _run_rows(
         outcome = f"failed (exit status {status})" if status else describe_row(root, job.name)
         print(f"[{next(number)}/{len(jobs)}] {job.name}: {outcome}", flush=True)
 
-    environments = worker_environments(workers, params.training.device)
-    Workers(root, environments, prefix=workers > 1).run(jobs, ended)
+    _workers(root, params, len(jobs), workers).run(jobs, ended)
     return failed
+
+
+def _reproducing(name: str, stages: Sequence[str]) -> Job:
+    """These stages and no others, which must be in their order."""
+    return Job(name, (*_dvc(), "repro", "--single-item", *stages))
+
+
+def _workers(root: Path, params: Params, jobs: int, workers: int) -> Workers:
+    """As many workers as asked for, as there are jobs, and as the memory is enough for."""
+    count = workers_in_memory(min(workers, jobs), params.data.source, free_memory())
+    environments = worker_environments(count, params.training.device)
+    return Workers(root, environments, prefix=count > 1)
 
 
 def workers_in_memory(workers: int, source: str, free_gib: float) -> int:

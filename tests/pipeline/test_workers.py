@@ -15,10 +15,10 @@ from protodl.core.config import Params, load_params
 from protodl.core.machine import available_cpus
 from protodl.core.training_log import SeedLog
 from protodl.pipeline import run
+from protodl.pipeline.forecast import describe_expectation, makespan, training_seconds
 from protodl.pipeline.quiet_dvc import is_noise
 from protodl.pipeline.run import (
     WORKER_GIB,
-    expected_seconds,
     free_memory,
     visible_gpus,
     worker_environments,
@@ -186,10 +186,9 @@ def is_alive(pid: int) -> bool:
 
 def test_measuring_again_is_not_said_to_take_under_a_minute(tmp_path: Path) -> None:
     params = Params.model_validate({"seeds": [0], "experiments": {"a": {"dataset": "mnist"}}})
-    assert "under a minute" in run.describe_expectation(tmp_path, params, [], [], of=7)
-    again = run.describe_expectation(tmp_path, params, [], ["a", "b"], of=7)
-    assert again.startswith("expected time: some minutes")
-    assert "2 of 7 rows" in again
+    assert "under a minute" in describe_expectation(tmp_path, params, [], [], [])
+    again = describe_expectation(tmp_path, params, [], ["a", "b"], [])
+    assert again == "expected time: about 2 min (measuring and drawing of 2 rows)"
 
 
 def test_rows_run_side_by_side_the_longest_first(project: Path, protodl: Start) -> None:
@@ -341,13 +340,28 @@ def test_a_stop_signal_leaves_waiting_jobs_unstarted(tmp_path: Path) -> None:
 def test_the_expectation_follows_epochs_and_seeds(tmp_path: Path) -> None:
     write_params(tmp_path, a=20)
     params = load_params(tmp_path / "params.yaml")
-    assert expected_seconds(tmp_path, params, "a") is None
+    assert training_seconds(tmp_path, params, "a") is None
     for seed, seconds in enumerate([90.0, 110.0]):
         path = tmp_path / "results" / "rows" / "a" / "training" / f"seed-{seed}.json"
         seed_log("a", train_seconds=seconds, num_epochs=10).write(path)
-    assert expected_seconds(tmp_path, params, "a") == pytest.approx(200.0)
+    assert training_seconds(tmp_path, params, "a") == pytest.approx(200.0)
     more = params.model_copy(update={"seeds": [0, 1, 2]})
-    assert expected_seconds(tmp_path, more, "a") == pytest.approx(600.0)
+    assert training_seconds(tmp_path, more, "a") == pytest.approx(600.0)
+    said = describe_expectation(tmp_path, more, ["mnist"], ["a"], ["a"], workers=2)
+    assert said.startswith("expected time: about 11 min, 2 at a time")
+    assert "training of 1 rows, 3 seeds each; as it took on " in said
+    assert said.endswith("; not recorded yet and on top of that: mnist")
+    judge = tmp_path / "results" / "judges" / "mnist.json"
+    judge.parent.mkdir()
+    judge.write_text('{"train_seconds": 100, "num_epochs": 1}')
+    said = describe_expectation(tmp_path, more, ["mnist"], ["a"], ["a"])
+    assert said.startswith("expected time: about 19 min (independent classifiers of 1 data sets")
+
+
+def test_jobs_are_given_to_the_worker_that_is_free_first() -> None:
+    assert makespan([5, 4, 3, 3, 3], 2) == 10
+    assert makespan([5, 4], 9) == 5
+    assert makespan([], 1) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,103 @@
+"""How long a run will take, from the records of the last one."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from protodl.core.config import Params
+from protodl.core.machine import processor_name
+from protodl.core.training_log import ResultsError, SeedLog
+from protodl.report.tables import format_seconds
+
+ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
+JUDGES = Path("results/judges")
+BESIDE = {"full": 45.0, "sample": 15.0}  # seconds of a row beside its training, by data.source
+
+
+def describe_expectation(
+    root: Path,
+    params: Params,
+    judged: Sequence[str],
+    todo: Sequence[str],
+    trained: Sequence[str],
+    workers: int = 1,
+) -> str:
+    """One sentence: how long a run will take.
+
+    Args:
+        root: folder with the records.
+        params: params.yaml.
+        judged: data sets whose independent classifier is trained.
+        todo: rows that are trained, measured or drawn.
+        trained: those of them that are trained.
+        workers: rows in parallel.
+    """
+    if not (judged or todo):
+        return "expected time: under a minute, no training has changed"
+    beside = BESIDE[params.data.source]
+    judges = [judge_seconds(root, params, name) for name in judged]
+    rows = [training_seconds(root, params, row) if row in trained else 0.0 for row in todo]
+    parts = []
+    if judges:
+        parts.append(f"independent classifiers of {len(judges)} data sets")
+    if trained:
+        seeds = len(params.seeds)
+        parts.append(f"training of {len(trained)} rows, {seeds} seeds each")
+    if len(todo) > len(trained):
+        parts.append(f"measuring and drawing of {len(todo)} rows")
+    known_rows = [seconds + beside for seconds in rows if seconds is not None]
+    total = makespan([s for s in judges if s is not None], workers) + makespan(known_rows, workers)
+    unknown = [
+        name for name, s in zip((*judged, *todo), (*judges, *rows), strict=True) if s is None
+    ]
+    several = f", {workers} at a time" if workers > 1 else ""
+    text = f"expected time: about {format_seconds(total)}{several} ({', '.join(parts)}"
+    text += _elsewhere(root, trained) + ")"
+    if unknown:
+        text += f"; not recorded yet and on top of that: {', '.join(unknown)}"
+    return text
+
+
+def makespan(seconds: Iterable[float], workers: int) -> float:
+    """When the last of some jobs ends that workers take from a queue, the longest first."""
+    free = [0.0] * max(1, workers)
+    for job in sorted(seconds, reverse=True):
+        free.sort()
+        free[0] += job
+    return max(free)
+
+
+def judge_seconds(root: Path, params: Params, dataset: str) -> float | None:
+    """Seconds to train the independent classifier of a data set; None without a record."""
+    try:
+        found = json.loads((root / JUDGES / f"{dataset}.json").read_text(encoding="utf-8"))
+        return float(found["train_seconds"]) / int(found["num_epochs"]) * params.judge.epochs
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def training_seconds(root: Path, params: Params, row: str) -> float | None:
+    """Seconds to train all seeds of a row, from the logs of its last training; None without one."""
+    logs = read_logs(root, row)
+    if not logs:
+        return None
+    per_epoch = sum(log.train_seconds for log in logs) / sum(log.num_epochs for log in logs)
+    return per_epoch * params.experiment(row).epochs * len(params.seeds)
+
+
+def read_logs(root: Path, row: str) -> list[SeedLog]:
+    """The training logs of a row, one for each seed; unreadable ones are left out."""
+    logs = []
+    for path in sorted((root / ROWS / row / "training").glob("seed-*.json")):
+        try:
+            logs.append(SeedLog.read(path))
+        except ResultsError:
+            continue  # an estimate is not worth stopping for
+    return logs
+
+
+def _elsewhere(root: Path, rows: Iterable[str]) -> str:
+    """Where the records are from, if that is another kind of processor than this one."""
+    found = {log.environment.get("processor", "") for row in rows for log in read_logs(root, row)}
+    others = sorted(found - {processor_name(), ""})
+    return f"; as it took on {', '.join(others)}" if others else ""
