@@ -14,7 +14,7 @@ from protodl.evaluation.measures import MEASURES, Measure, Unit
 from protodl.tracking.pictures import PROTOTYPES, RECONSTRUCTIONS
 
 RESULTS, CURVES = "results", "curves"  # keys of the views
-POSITION = "table_position"  # tag of runs: 001 for the first row, 001.0 for its first seed
+POSITION = "table_position"  # tag of runs: 001 for the first row, 001.000 for its first seed
 PUBLISHED, EPOCHS = "published", "epochs"
 SHOWN = ("test_accuracy", "decode_agreement", "independent_agreement", "train_seconds")
 UNITS: Mapping[Unit, str] = {"%": " %", "min": " min", "count": "", "ratio": ""}
@@ -49,7 +49,7 @@ class View(NamedTuple):
 def shown(numbers: Mapping[str, float]) -> dict[str, str]:
     """The numbers of a row or a seed as the columns of a view show them: tags, by heading."""
     texts = {_heading(name): _text(MEASURES[name], numbers) for name in SHOWN if name in numbers}
-    if "published_accuracy" in numbers:
+    if "difference" in numbers:  # else, as on the sample, it does not compare
         texts[PUBLISHED] = _with_unit(MEASURES["test_accuracy"], numbers["published_accuracy"])
     if "num_epochs" in numbers:
         texts[EPOCHS] = f"{numbers['num_epochs']:.0f}"

@@ -15,6 +15,7 @@ NUMBERS = {
     "test_accuracy": 0.9923333333333333,
     "test_accuracy_std": 0.0010692676621563,
     "published_accuracy": 0.992,
+    "difference": 0.0003,
     "decode_agreement": 1.0,
     "independent_agreement": 14 / 15,
     "train_seconds": 335.123456,
@@ -33,7 +34,7 @@ def test_numbers_are_rounded_as_in_the_table() -> None:
         "epochs": "20",
     }
     assert shown({**NUMBERS, "num_seeds": 1})["test accuracy"] == "99.23 %"
-    assert shown({"test_loss": 0.5}) == {}
+    assert shown({"test_loss": 0.5, "published_accuracy": 0.9}) == {}  # as on the sample
 
 
 def in_view(key: str) -> list[Run]:
