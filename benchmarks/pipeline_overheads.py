@@ -16,7 +16,8 @@ from typing import Any
 from benchmarks.measure import Bench
 from protodl.core.config import Params
 from protodl.pipeline.demo import copy_project, demo_params
-from protodl.pipeline.run import MODELS, ROWS, read_logs, worker_environments
+from protodl.pipeline.forecast import read_logs
+from protodl.pipeline.run import MODELS, ROWS, worker_environments
 
 STARTED = "Running stage '"  # DVC, at the start of each stage
 STORE = "from protodl.tracking import store; store.open_current()"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from protodl.core.training_log import EpochRecord, SeedLog
-from protodl.pipeline.run import read_logs
+from protodl.pipeline.forecast import read_logs
 from protodl.report.published import load_published
 
 PORT_EPOCHS = 1500

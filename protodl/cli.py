@@ -161,16 +161,16 @@ def _fill_mlflow() -> None:
 
 def _demo(_options: argparse.Namespace) -> None:
     from protodl.pipeline.demo import EXPERIMENT, FOLDER, run_demo
-    from protodl.tracking.experiment_page import link
-    from protodl.tracking.store import tracking_uri
 
     table = run_demo(project_root())
-    print(f"\n{table}\n\nThe report, for a browser: {FOLDER}/report/index.html")
-    if (store := tracking_uri()).startswith("http"):
-        print(f"All runs: {link(store)}")
-    else:
-        print(f"All runs: MLFLOW_EXPERIMENT_NAME={EXPERIMENT} make ui")
-        print(f"and then {link('http://127.0.0.1:5000')}")
+    print(f"""
+{table}
+
+Trained for seconds on a few hundred images; the last column is the published table's first seed.
+
+Next:  open {FOLDER}/report/index.html    what the rows learned, and why they decide as they do
+       protodl try                    draw a digit; by the weights that come with the clone
+       MLFLOW_EXPERIMENT_NAME={EXPERIMENT} make ui    all runs in MLflow""")
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -121,6 +121,11 @@ def shipped_rows() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
+def shipped_accuracy(row: str) -> float:
+    """Test accuracy in % of the shipped seed of a row."""
+    return 100 * float(load_portable(SHIPPED / f"{row}.safetensors")[1]["test_accuracy"])
+
+
 def known_rows(root: Path | str | None = None) -> dict[str, str]:
     """The rows that can be loaded, and where each comes from: trained here, or shipped."""
     project = _project(root)

@@ -45,11 +45,11 @@ def describe_expectation(
         parts.append(f"training of {len(trained)} rows, {seeds} seeds each")
     if len(todo) > len(trained):
         parts.append(f"measuring and drawing of {len(todo)} rows")
-    known_rows = [seconds + beside for seconds in rows if seconds is not None]
-    total = makespan([s for s in judges if s is not None], workers) + makespan(known_rows, workers)
-    unknown = [
-        name for name, s in zip((*judged, *todo), (*judges, *rows), strict=True) if s is None
-    ]
+    first = [seconds for seconds in judges if seconds is not None]
+    then = [seconds + beside for seconds in rows if seconds is not None]
+    total = makespan(first, workers) + makespan(then, workers)
+    recorded = zip((*judged, *todo), (*judges, *rows), strict=True)
+    unknown = [name for name, seconds in recorded if seconds is None]
     several = f", {workers} at a time" if workers > 1 else ""
     text = f"expected time: about {format_seconds(total)}{several} ({', '.join(parts)}"
     text += _elsewhere(root, trained) + ")"

@@ -14,7 +14,8 @@ from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import THREADS_VARIABLE, available_cpus
 from protodl.core.training_log import Means, ResultsError
-from protodl.pipeline.forecast import ROWS, describe_expectation, read_logs, training_seconds
+from protodl.pipeline.forecast import ROWS as ROWS
+from protodl.pipeline.forecast import describe_expectation, read_logs, training_seconds
 from protodl.pipeline.workers import Job, Workers
 from protodl.report.results import read_row, result_row
 from protodl.report.tables import results_table
@@ -66,9 +67,8 @@ def run_pipeline(
     judged = [name for name in datasets if f"judge@{name}" in changed]
     todo = _rows_in(changed, experiments, row_stages)
     trained = _rows_in(changed, experiments, row_stages[:1])
-    print(
-        expected or describe_expectation(root, params, judged, todo, trained, workers), flush=True
-    )
+    expected = expected or describe_expectation(root, params, judged, todo, trained, workers)
+    print(expected, flush=True)
     changed = _prepare_data(root, params, changed, datasets, workers)
     todo = _rows_in(changed, experiments, row_stages)
     failed = _run_rows(root, params, todo, workers, row_stages) if todo else []

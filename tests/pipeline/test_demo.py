@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from protodl.core.config import load_params
-from protodl.pipeline.demo import copy_project, demo_params
+from protodl.pipeline.demo import copy_project, demo_params, demo_table
+from protodl.report.results import ResultRow
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,8 +80,8 @@ def test_the_demo_has_the_rows_of_the_project_on_the_sample(tmp_path: Path) -> N
     for row, experiment in demo.experiments.items():
         original = params.experiments[row]
         assert experiment.model == original.model
-        assert experiment.loss == original.loss
-        assert experiment.epochs <= 10
+        assert experiment.optimizer == original.optimizer
+        assert experiment.epochs <= 20
     # DVC tracks both sections.
     written = yaml.safe_load((tmp_path / "params.yaml").read_text())
     assert written["defaults"] == params.defaults.model_dump()
@@ -127,3 +128,19 @@ def test_data_sets_are_not_copied_whatever_their_names(project: Path, tmp_path: 
     write(project, **{"data/flowers/train.pt": "", "data/raw/a.gz": "", "data/make_sample.py": "m"})
     copy_project(project, tmp_path / "copy")
     assert files_in(tmp_path / "copy") == OWN | {"data/make_sample.py"}
+
+
+def test_the_demo_s_table_fits_a_terminal_and_names_what_is_shipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("protodl.explanation.loading.shipped_rows", lambda: ["a-row"])
+    monkeypatch.setattr("protodl.explanation.loading.shipped_accuracy", lambda row: 99.25)
+    row = ResultRow.model_construct(
+        row="a-row",
+        mean={"test_accuracy": 0.925, "decode_agreement": 1.0, "independent_agreement": 0.8},
+    )
+    other = row.model_copy(update={"row": "a-row-whose-name-is-long-enough"})
+    lines = demo_table([row, other]).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[-2].split() == ["a-row", "92.5", "100", "80", "99.25"]
+    assert lines[-1].split() == ["a-row-whose-name-is-long-enough", "92.5", "100", "80"]
