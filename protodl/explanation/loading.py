@@ -121,6 +121,11 @@ def shipped_rows() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
+def shipped_model(row: str) -> Model:
+    """The shipped seed of a row, whatever was trained here."""
+    return load_portable(SHIPPED / f"{row}.safetensors")[0]
+
+
 def shipped_accuracy(row: str) -> float:
     """Test accuracy in % of the shipped seed of a row."""
     return 100 * float(load_portable(SHIPPED / f"{row}.safetensors")[1]["test_accuracy"])

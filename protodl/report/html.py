@@ -14,9 +14,12 @@ from PIL import Image
 
 from protodl.core.config import Params
 from protodl.core.training_log import ResultsError
+from protodl.data.datasets import DATASETS
 from protodl.report.cards import templates
+from protodl.report.figures.page import to_array
 from protodl.report.results import ResultRow
 from protodl.report.results_page import captions, how_made, picture_path, row_facts
+from protodl.report.sheets import prototypes_of
 from protodl.report.tables import SAMPLE_NOTE, below, on_full_data, protocol, tables
 
 OPEN = ("reasons", "samples", "prototypes")  # pictures of a row; the others unfold
@@ -49,7 +52,6 @@ class Picture:
             OSError: there is no file.
             ResultsError: it is not a PNG.
         """
-        data = io.BytesIO()
         try:
             with Image.open(path, formats=["PNG"]) as image:
                 pixels = image.convert("RGB")
@@ -60,6 +62,12 @@ class Picture:
         if colours is not None:
             fewer = pixels.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
             pixels = fewer.convert("RGB")
+        return cls.of(pixels, text, caption)
+
+    @classmethod
+    def of(cls, pixels: Image.Image, text: str, caption: str = "") -> Self:
+        """An image in RGB."""
+        data = io.BytesIO()
         pixels.save(data, "WEBP", lossless=True)
         source = f"data:image/webp;base64,{b64encode(data.getvalue()).decode()}"
         return cls(source, *pixels.size, text, caption)
@@ -92,10 +100,38 @@ def html_report(
         below=below(rows),
         overview=Picture.read(overview, head),
         sample_note="" if on_full_data(rows) else SAMPLE_NOTE,
+        shipped=None if on_full_data(rows) else _shipped(rows),
         tables=tables(rows),
         how=how_made(rows),
         sections=[_section(row, params, folder, cards / f"{row.row}.md") for row in rows],
     )
+
+
+def _shipped(rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """What the weights that come with protodl reach, and a picture where the sample teaches little.
+
+    A row is shown for each data set of which the sample's best row is wrong more often than right.
+    """
+    from protodl.explanation.loading import shipped_accuracy, shipped_model, shipped_rows
+
+    have = [row for row in rows if row.row in shipped_rows()]
+    best: dict[str, ResultRow] = {}
+    for row in have:
+        better = best.setdefault(row.dataset, row)
+        if row.mean["test_accuracy"] > better.mean["test_accuracy"]:
+            best[row.dataset] = row
+    hopeless = [row for row in best.values() if row.mean["test_accuracy"] < 0.5]
+    pictures = []
+    for row in hopeless:
+        caption = (
+            f"{row.row} by the shipped weights: each prototype below the training image nearest to "
+            f"it. {shipped_accuracy(row.row):.1f} % of the test images are right."
+        )
+        figure = prototypes_of(shipped_model(row.row))
+        pictures.append(Picture.of(Image.fromarray(to_array(figure)), caption, caption))
+    accuracies = [f"{row.row} {shipped_accuracy(row.row):.2f} %" for row in have]
+    titles = [DATASETS[row.dataset].title for row in hopeless]
+    return {"accuracies": ", ".join(accuracies), "titles": titles, "pictures": pictures}
 
 
 def _section(row: ResultRow, params: Params, folder: Path, card: Path) -> dict[str, Any]:

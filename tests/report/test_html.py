@@ -16,6 +16,7 @@ from PIL import Image
 
 from protodl.core.config import Params, load_params
 from protodl.core.training_log import ResultsError
+from protodl.explanation.loading import shipped_accuracy
 from protodl.report.figures.explanation_sheet import explanation_figure
 from protodl.report.figures.page import save
 from protodl.report.html import KINDS, OPEN, html_report
@@ -293,6 +294,25 @@ def test_a_sample_run_is_called_one_before_any_picture(tmp_path: Path, source: s
     assert ("accuracies and its pictures are not those of the table" in page) == (
         source == "sample"
     )
+
+
+@pytest.mark.parametrize("accuracy", [0.3, 0.7])
+def test_a_sample_run_shows_what_the_shipped_weights_reach(tmp_path: Path, accuracy: float) -> None:
+    rows = {
+        "mnist-small-deconv": {"dataset": "mnist"},
+        "cifar10-small-deconv": {"dataset": "cifar10"},
+    }
+    params = write_params(tmp_path, rows, source="sample")
+    reached = {"mnist-small-deconv": [0.9], "cifar10-small-deconv": [accuracy]}
+    write_rows(tmp_path / "rows", params, reached)
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "overview.png")
+    page = " ".join(build(tmp_path, params).split())
+    for row in rows:
+        assert f"{row} {shipped_accuracy(row):.2f} %" in page
+    hopeless = accuracy < 0.5
+    assert ("CIFAR-10 cannot be learned from so few images" in page) is hopeless
+    assert ("cifar10-small-deconv by the shipped weights" in page) is hopeless
+    assert "mnist-small-deconv by the shipped weights" not in page
 
 
 def test_a_second_build_gives_the_same_page(page: str, root: Path) -> None:
