@@ -11,7 +11,7 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 
 SCHEMA_VERSION = 2  # of the JSON
-UNUSUAL, DOUBTFUL = 0.99, 0.95  # shares of validation images that are more usual
+UNUSUAL, DOUBTFUL = 0.99, 0.9  # shares of validation images that are more usual
 NAMED = 3  # prototypes at most in a sentence
 NAMED_SHARE = 0.1  # of the largest contribution, below which none is named
 LEAST_NAMED = 0.005  # a contribution that is shown as 0.00 is none
@@ -111,7 +111,7 @@ class OutOfDistribution:
             words = "WARNING: unlike what this network was trained on"
             return f"{words} ({share}): the prediction means little."
         if self.unusual > DOUBTFUL:
-            return f"CAUTION: {share}: the prediction may mean little."
+            return f"CAUTION: {share}: see whether it shows what it should."
         return ""
 
 

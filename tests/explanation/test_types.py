@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from protodl.explanation.types import chance
+from protodl.explanation.types import OutOfDistribution, chance
 from tests.report.figures.drawings import explanation
 
 
@@ -48,3 +48,20 @@ def test_only_contributions_that_count_are_reasons(
         for p, (reason, value) in enumerate(zip(found.prototypes, values, strict=True))
     ]
     assert dataclasses.replace(found, prototypes=tuple(reasons)).because == expected
+
+
+@pytest.mark.parametrize(
+    ("flag", "unusual", "words"),
+    [
+        (False, 0.89, ""),
+        (False, 0.93, "CAUTION: less usual than 93.0 % of validation images"),
+        (True, 0.5, "WARNING: unlike what this network was trained on"),
+        (True, 1.0, "less usual than over 99.9 % of validation images"),
+    ],
+)
+def test_the_more_unusual_an_image_the_louder_the_warning(
+    flag: bool, unusual: float, words: str
+) -> None:
+    found = OutOfDistribution(flag, unusual, 1.0, 2.0, None, 2.0).in_words
+    assert words in found
+    assert bool(words) == bool(found)
