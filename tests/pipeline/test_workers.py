@@ -201,7 +201,7 @@ def test_rows_run_side_by_side_the_longest_first(project: Path, protodl: Start) 
     output, errors = run.communicate(timeout=60)
 
     assert run.returncode == 0, output + errors
-    assert output.startswith("expected time: training 3 of 3 rows, at most 1 h 57 min")
+    assert output.startswith("expected time: about 1 h 57 min, 2 at a time (training of 3 rows")
     assert "not recorded yet and on top of that: new" in output
     lines = [line.split() for line in (project / "order.log").read_text().splitlines()]
     order = [row for row, _, _ in lines]
