@@ -12,16 +12,9 @@ from protodl.core.config import ConfigError
 from protodl.core.files import CheckpointError
 from protodl.explanation.loading import WEIGHTS_NAME, known_rows, load
 from protodl.explanation.portable import save_portable
-from tests.factories import ROW, write_project
+from tests.factories import ROW
 
 MEASURED = {"source": "measured here", "test_accuracy": 0.75}
-
-
-@pytest.fixture(name="project", scope="module")
-def _project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    write_project(folder)
-    return folder
 
 
 @pytest.fixture(name="shipped")

@@ -28,19 +28,7 @@ from protodl.explanation.types import ChangeNeeded, Explanation
 from protodl.network.cases import CaseBase, measure_case_base
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 from protodl.report.sheets import explain_gallery
-from tests.factories import ROOT, ROW, write_project
-
-
-@pytest.fixture(name="project", scope="module")
-def _project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    write_project(folder)
-    return folder
-
-
-@pytest.fixture(name="model", scope="module")
-def _model(project: Path) -> Model:
-    return load(ROW, root=project)
+from tests.factories import ROOT, ROW
 
 
 @pytest.fixture(name="test", scope="module")

@@ -11,25 +11,11 @@ from safetensors.torch import save_file
 
 from protodl.core.files import CheckpointError
 from protodl.data.datasets import load_split
-from protodl.explanation.loading import load
 from protodl.explanation.local import explain
 from protodl.explanation.model import Model
 from protodl.explanation.portable import load_portable, save_portable
-from tests.factories import ROW, write_project
 
 MEASURED = {"source": "measured here", "test_accuracy": 0.75}
-
-
-@pytest.fixture(name="project", scope="module")
-def _project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    write_project(folder)
-    return folder
-
-
-@pytest.fixture(name="model", scope="module")
-def _model(project: Path) -> Model:
-    return load(ROW, root=project)
 
 
 @pytest.fixture(name="file", scope="module")
