@@ -91,13 +91,14 @@ def _prepare_data(
     Raises:
         PipelineError: a stage failed.
     """
-    if "check" in changed:
-        reproduce(root, ["check"])
     stages = {
         name: [stage for kind in DATA_STAGES if (stage := f"{kind}@{name}") in changed]
         for name in datasets
     }
     stages = {name: first for name, first in stages.items() if first}
+    before = [stage for stage in ("check", FOLDERS) if stage in changed]
+    if stages or "check" in changed:
+        reproduce(root, before)  # a download reads what `folders` has written
     if not stages:
         return changed
     failed: list[str] = []
