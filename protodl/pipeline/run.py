@@ -160,7 +160,8 @@ def _run_rows(
 ) -> list[str]:
     """Run the stages of each row, the longest first, and report it; return those that failed."""
     seconds = {row: training_seconds(root, params, row) for row in rows}
-    longest_first = sorted(rows, key=lambda row: -(seconds[row] or math.inf))
+    large = {row: params.experiment(row).model.architecture == "large" for row in rows}
+    longest_first = sorted(rows, key=lambda row: (-(seconds[row] or math.inf), not large[row]))
     order = longest_first if workers > 1 else rows
     jobs = [_reproducing(row, [f"{stage}@{row}" for stage in stages]) for row in order]
     failed: list[str] = []

@@ -15,8 +15,9 @@ def test_rows_in_parallel_give_the_same_bits(
     """They were computed one after another, with the threads that each of two workers has."""
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
-    for name in (".protodl", ".dvc/cache/runs", *(f"models/{row}" for row in ROWS)):
+    for name in (".protodl", ".dvc/cache/runs", "data/mnist", *(f"models/{row}" for row in ROWS)):
         shutil.rmtree(project_copy.folder / name)
+    (project_copy.folder / "data" / "folders.json").unlink()  # as in a fresh clone
 
     run_pipeline(project_copy.folder, ROWS, workers=2, row_stages=ROW_STAGES[:1])
 
