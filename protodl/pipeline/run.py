@@ -97,7 +97,7 @@ def _prepare_data(
     }
     stages = {name: first for name, first in stages.items() if first}
     before = [stage for stage in ("check", FOLDERS) if stage in changed]
-    if stages or "check" in changed:
+    if before and (stages or "check" in changed):
         reproduce(root, before)  # a download reads what `folders` has written
     if not stages:
         return changed
