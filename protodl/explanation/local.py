@@ -3,6 +3,7 @@
 Shapes: N training images, C channels, H x W pixels, D code size, P prototypes, K classes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,10 +54,7 @@ def explain(
     prepared = as_input(image, model.info, prepare)
     numbers = measure(model, prepared.image)
     first, second = numbers.logits.topk(2).indices.tolist()
-    names, shares = model.info.class_names, numbers.logits.softmax(dim=0)
-    outcomes = [
-        Outcome(k, names[k], float(shares[k]), float(numbers.logits[k])) for k in (first, second)
-    ]
+    names = model.info.class_names
     path = str(image) if isinstance(image, str | Path) else None
     return Explanation(
         name=name or (Path(path).stem if path else "image"),
@@ -64,8 +62,8 @@ def explain(
         row=model.row,
         seed=model.seed,
         class_names=tuple(names),
-        prediction=outcomes[0],
-        runner_up=outcomes[1],
+        prediction=_outcome(numbers, names, first),
+        runner_up=_outcome(numbers, names, second),
         label=None if label is None else names[label],
         baseline_logits=model.baseline_logits,
         prototypes=_reasons(model, numbers, first, second),
@@ -109,6 +107,11 @@ def measure(model: Model, image: Tensor) -> Numbers:
         reconstruction[0],
         float(model.usual.unusualness(logits.float(), error)[0]),
     )
+
+
+def _outcome(numbers: Numbers, class_names: Sequence[str], k: int) -> Outcome:
+    shares = numbers.logits.softmax(dim=0)
+    return Outcome(k, class_names[k], float(shares[k]), float(numbers.logits[k]))
 
 
 def _reasons(

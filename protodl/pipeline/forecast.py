@@ -1,7 +1,7 @@
 """How long a run will take, from the records of the last one."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
 from protodl.core.config import Params
@@ -37,25 +37,28 @@ def describe_expectation(
     beside = BESIDE[params.data.source]
     judges = [judge_seconds(root, params, name) for name in judged]
     rows = [training_seconds(root, params, row) if row in trained else 0.0 for row in todo]
-    parts = []
-    if judges:
-        parts.append(f"independent classifiers of {len(judges)} data sets")
-    if trained:
-        seeds = len(params.seeds)
-        parts.append(f"training of {len(trained)} rows, {seeds} seeds each")
-    if len(todo) > len(trained):
-        parts.append(f"measuring and drawing of {len(todo)} rows")
     first = [seconds for seconds in judges if seconds is not None]
     then = [seconds + beside for seconds in rows if seconds is not None]
     total = makespan(first, workers) + makespan(then, workers)
     recorded = zip((*judged, *todo), (*judges, *rows), strict=True)
     unknown = [name for name, seconds in recorded if seconds is None]
     several = f", {workers} at a time" if workers > 1 else ""
-    text = f"expected time: about {format_seconds(total)}{several} ({', '.join(parts)}"
+    text = f"expected time: about {format_seconds(total)}{several} ({_work(params, judged, todo, trained)}"
     text += _elsewhere(root, trained) + ")"
     if unknown:
         text += f"; not recorded yet and on top of that: {', '.join(unknown)}"
     return text
+
+
+def _work(params: Params, judged: Sized, todo: Sized, trained: Sized) -> str:
+    parts = []
+    if judged:
+        parts.append(f"independent classifiers of {len(judged)} data sets")
+    if trained:
+        parts.append(f"training of {len(trained)} rows, {len(params.seeds)} seeds each")
+    if len(todo) > len(trained):
+        parts.append(f"measuring and drawing of {len(todo)} rows")
+    return ", ".join(parts)
 
 
 def makespan(seconds: Iterable[float], workers: int) -> float:
