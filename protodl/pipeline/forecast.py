@@ -43,8 +43,8 @@ def describe_expectation(
     recorded = zip((*judged, *todo), (*judges, *rows), strict=True)
     unknown = [name for name, seconds in recorded if seconds is None]
     several = f", {workers} at a time" if workers > 1 else ""
-    text = f"expected time: about {format_seconds(total)}{several} ({_work(params, judged, todo, trained)}"
-    text += _elsewhere(root, trained) + ")"
+    what = _work(params, judged, todo, trained) + _elsewhere(root, trained)
+    text = f"expected time: about {format_seconds(total)}{several} ({what})"
     if unknown:
         text += f"; not recorded yet and on top of that: {', '.join(unknown)}"
     return text
