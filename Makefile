@@ -23,10 +23,10 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 # The machine's uv where there is one that works, else the one that the rule below puts into .venv.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
 
-.PHONY: help demo try test check repro ablation price bench ui table weights sync lock clean
+.PHONY: help demo try test test-all check repro ablation price bench ui table weights sync lock clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## all seven rows on the embedded sample, offline, in a few minutes
 	protodl demo
@@ -34,8 +34,12 @@ demo: $(INSTALLED) ## all seven rows on the embedded sample, offline, in a few m
 try: $(INSTALLED) ## draw or bring images and see why a trained network decides as it does; PORT=8018
 	protodl try $(if $(PORT),--port $(PORT))
 
+PYTEST := python -m pytest -n auto --maxprocesses 4 --dist loadscope
 test: $(INSTALLED) ## run the tests, offline
-	python -m pytest -n auto --maxprocesses 4 --dist loadscope $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(INSTALLED) ## the tests and the long runs that break something on purpose
+	$(PYTEST) $(ARGS)
 
 check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 	ruff check .
