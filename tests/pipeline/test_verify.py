@@ -1,0 +1,160 @@
+"""`protodl verify` on a computed row: as it is, and with weights, numbers or machine altered."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from protodl.cli import main
+from protodl.core.files import write_json
+from protodl.core.training_log import SeedEvaluation
+from protodl.evaluation.examiner import summarise
+from protodl.explanation.loading import load
+from protodl.explanation.portable import save_portable
+from protodl.network.checkpoint import load_network, save_network
+from protodl.pipeline import verify as module
+from protodl.pipeline.lock import dvc_hash, listing, locked_hashes
+from protodl.pipeline.verify import verify
+from tests.pipeline.project import Project
+
+ROW = "grey"
+SEED = "results/rows/grey/{}/seed-0.json"
+LEFT_OUT = shutil.ignore_patterns(".git", "ml*", "pictures", "explanations", "__pycache__", "raw")
+
+
+@pytest.fixture(name="project")
+def _project(computed: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy that may be changed; the working directory."""
+    shutil.copytree(computed.folder, tmp_path / "project", ignore=LEFT_OUT)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """Change a JSON file."""
+    content = json.loads(path.read_text())
+    change(content)
+    write_json(content, path)
+
+
+def lock_again(project: Path, *names: str) -> None:
+    """Let dvc.lock have these files and folders as they are now."""
+    before = locked_hashes(project, f"evaluate@{ROW}")
+    text = (project / "dvc.lock").read_text()
+    for name in names:
+        text = text.replace(before[name], dvc_hash(project / name))
+    (project / "dvc.lock").write_text(text)
+
+
+def test_what_was_computed_here_is_equal(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = listing(project)
+    assert main(["verify", ROW]) == 0
+    printed = capsys.readouterr().out
+    assert "Equal: grey: 9 files and folders are those of dvc.lock" in printed
+    assert "numbers of seed 0 the recorded ones, to the bit" in printed
+    assert "Not compared" not in printed
+    assert listing(project) == before
+
+
+def test_a_seed_trained_again_has_the_recorded_weights_and_curves(project: Path) -> None:
+    before = listing(project)
+    found = verify(project, ROW, retrain=True)
+    assert found.equal, found.table()
+    assert [each.what for each in found.numbers] == [
+        "weights", "seed 0: learning curves", "seed 0: numbers",
+    ]  # fmt: skip
+    assert found.numbers[0].count == len(list((project / "models" / ROW).iterdir()))
+    assert listing(project) == before
+
+
+@pytest.mark.faults
+def test_an_altered_weight_is_named_with_what_it_does(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "models" / ROW / "seed-0.pt"
+    network = load_network(path)
+    with torch.no_grad():
+        network.head.weight[0, 0] += 0.5
+    save_network(network, path)
+    assert main(["verify", ROW, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    files, numbers = found["records"][0]["differing"], found["numbers"][0]["differing"]
+    assert list(files) == ["models/grey/seed-0.pt"]
+    recorded, here = numbers["metrics.test_loss"]
+    assert recorded != here
+    assert "models/grey/seed-0.pt changed after `dvc repro`" in found["conclusion"]
+    path.write_bytes(b"nothing")  # not even a network: no number, but a difference all the same
+    found = verify(project, ROW)
+    assert not found.equal and found.seeds == []
+    assert "seed-0.pt: cannot be read" in found.conclusion()
+
+
+@pytest.mark.faults
+def test_an_altered_number_is_named_with_its_difference(project: Path) -> None:
+    def higher(rows: Any) -> None:
+        rows[0]["test_accuracy_mean"] += 0.01
+
+    edit(project / "results" / "results.json", higher)
+    found = verify(project, ROW)
+    (name,) = found.records[1].differing
+    assert name == "results.json.test_accuracy_mean"
+    assert "+0.01" not in found.table() and "-0.01" in found.table()
+    assert "which no machine explains" in found.conclusion()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("change", "explained"), [(1e-6, True), (0.05, False)])
+def test_another_machine_explains_rounding_and_no_more(
+    project: Path, change: float, explained: bool
+) -> None:
+    def elsewhere(log: Any) -> None:
+        log["environment"]["processor"] = "Abacus, 2 cores"
+
+    def rounded(evaluation: Any) -> None:
+        evaluation["metrics"]["test_loss"] *= 1 + change
+
+    edit(project / SEED.format("training"), elsewhere)
+    edit(project / SEED.format("evaluation"), rounded)
+    evaluation = SeedEvaluation.read(project / SEED.format("evaluation"))
+    summarise([evaluation]).write(project / "results/rows/grey/metrics.json")
+    changed = ("training", "evaluation", "metrics.json")
+    lock_again(project, *(f"results/rows/grey/{name}" for name in changed))
+    (project / "results" / "results.json").unlink()
+    found = verify(project, ROW)
+    assert list(found.numbers[0].differing) == ["metrics.test_loss"]
+    assert "Abacus, 2 cores then" in found.conclusion()
+    assert ("which the machine explains" in found.conclusion()) is explained
+    assert ("by more than another machine explains" in found.conclusion()) is not explained
+
+
+@pytest.mark.faults
+def test_a_clone_verifies_what_it_can_by_the_shipped_weights(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    fingerprint = json.loads((project / SEED.format("training")).read_text())["fingerprint"]
+    weights = tmp_path / f"{ROW}.safetensors"
+    save_portable(load(ROW, root=project), {"fingerprint": fingerprint}, weights)
+    shutil.rmtree(project / "models")
+    assert main(["verify", ROW]) == 2
+    assert "models/grey/seed-0.pt: not there; train it" in capsys.readouterr().err
+    monkeypatch.setattr(module, "SHIPPED", tmp_path)
+    found = verify(project, ROW)
+    assert found.equal and found.seeds == [0]
+    assert {"models/grey is not here", "models/judges/mnist.pt is not here"} <= {*found.left_out}
+    (project / "data" / "mnist" / "test.pt").unlink()
+    assert main(["verify", ROW]) == 2
+    assert "data/mnist/test.pt: no such file; run `dvc repro download@mnist`" in (
+        capsys.readouterr().err
+    )
+
+
+def test_rows_and_records_that_are_not_there(project: Path, capsys: Any) -> None:
+    assert main(["verify", "gray"]) == 2
+    assert "did you mean 'grey'" in capsys.readouterr().err
+    (project / "dvc.lock").unlink()
+    assert main(["verify", ROW]) == 2
+    assert "dvc.lock: nothing of stage evaluate@grey" in capsys.readouterr().err
