@@ -4,7 +4,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,45 +80,48 @@ def verify(root: Path, row: str, seed: int | None = None, retrain: bool = False)
     """
     params = load_params(root / "params.yaml")
     Project(root, params).seed(row, seed)  # raises where there is no such row or seed
-    recorded = Recorded(root, row, params, read_row(row, params, root / ROWS))
+    files, code, absent = _files(root, row, ("train", "evaluate") if retrain else ("evaluate",))
+    found = Verification(row, retrain, [files], code, [f"{name} is not here" for name in absent])
+    try:
+        recorded = Recorded(root, row, params, read_row(row, params, root / ROWS))
+    except ResultsError as error:
+        if not files.differing:
+            raise
+        return replace(found, left_out=[*found.left_out, str(error)])
     logs = [log for log in recorded.files.logs if seed in (None, log.seed)]
-    files, code, absent = _files(recorded, ("train", "evaluate") if retrain else ("evaluate",))
     numbers: list[Comparison] = []
     with tempfile.TemporaryDirectory() as temporary:
         models = Path(temporary) if retrain else root / MODELS / row
-        for log in logs if retrain else ():
-            numbers.append(_train(recorded, log, models))
         if retrain:
-            numbers.insert(0, _weights(recorded, models, whole=seed is None))
+            curves = [_train(recorded, log, models) for log in logs]
+            numbers = [_weights(recorded, models, whole=seed is None), *curves]
         measured, reasons = _measure(recorded, logs, models, bool(files.differing))
-    return Verification(
-        row=row,
-        seeds=list(measured),
-        retrained=retrain,
-        accuracy_std=recorded.files.metrics.std["test_accuracy"],
+    return replace(
+        found,
         records=[files, _summed_up(recorded)],
+        left_out=[*found.left_out, *reasons],
+        seeds=list(measured),
         numbers=[*numbers, *measured.values()],
         machine=_machine(recorded, logs),
-        code=code,
-        left_out=[*(f"{name} is not here" for name in absent), *reasons],
+        accuracy_std=recorded.files.metrics.std["test_accuracy"],
     )
 
 
 # --- files and machine --------------------------------------------------------------------------
 
 
-def _files(recorded: Recorded, stages: Sequence[str]) -> tuple[Comparison, Pairs, list[str]]:
+def _files(root: Path, row: str, stages: Sequence[str]) -> tuple[Comparison, Pairs, list[str]]:
     """What the stages read and wrote, beside dvc.lock; the code apart; and what is not here."""
     locked: dict[str, str] = {}
     for stage in stages:
-        locked |= locked_hashes(recorded.root, f"{stage}@{recorded.row}")
-    absent = [path for path in locked if not (recorded.root / path).exists()]
+        locked |= locked_hashes(root, f"{stage}@{row}")
+    absent = [path for path in locked if not (root / path).exists()]
     present = [path for path in locked if path not in absent]
     differing: dict[str, tuple[Any, Any]] = {}
     for path in present:
-        found = dvc_hash(recorded.root / path)
+        found = dvc_hash(root / path)
         if found != locked[path]:
-            differing |= _inside(recorded.root, path, locked[path]) or {path: (locked[path], found)}
+            differing |= _inside(root, path, locked[path]) or {path: (locked[path], found)}
     code = {path: pair for path, pair in differing.items() if path.endswith(".py")}
     others = {path: pair for path, pair in differing.items() if path not in code}
     count = sum(not path.endswith(".py") for path in present)

@@ -1,7 +1,7 @@
 """A row measured again beside its records: a table of what was compared, and what it comes to."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from protodl.report.tables import markdown_table
@@ -40,14 +40,14 @@ class Verification:
     """What `protodl verify` found of a row."""
 
     row: str
-    seeds: Sequence[int]
     retrained: bool
-    accuracy_std: float  # of the recorded test accuracies over the seeds
     records: Sequence[Comparison]  # files with dvc.lock, and what is summed up with the seeds'
-    numbers: Sequence[Comparison]  # with the records; of what was trained again the weights, too
-    machine: Pairs  # facts in which this one is not the one of the training
     code: Pairs  # source files whose hash is not the one of dvc.lock
     left_out: Sequence[str]  # what could not be compared, and why
+    seeds: Sequence[int] = ()  # that were measured again
+    numbers: Sequence[Comparison] = ()  # with the records; of what was trained again the weights
+    machine: Pairs = field(default_factory=dict)  # facts in which it is not that of the training
+    accuracy_std: float = 0.0  # of the recorded test accuracies over the seeds
 
     @property
     def equal(self) -> bool:
