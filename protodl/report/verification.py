@@ -82,16 +82,19 @@ class Verification:
                 f"{', '.join(changed[:3])}{' ...' * (len(changed) > 3)} changed after `dvc repro`,"
                 " which no machine explains; `git checkout` or `dvc checkout` brings it back"
             )
-        if self.machine:
-            facts = [f"{name}: {old} then, {new} here" for name, (old, new) in self.machine.items()]
-            there = "; ".join(facts)
-            if beyond := self._beyond_the_machine():
-                return f"{beyond[0]} by more than another machine explains ({there})"
+        beyond = self._beyond_the_machine()
+        facts = [f"{name}: {old} then, {new} here" for name, (old, new) in self.machine.items()]
+        if facts and beyond:
+            return f"{beyond[0]} by more than another machine explains ({'; '.join(facts)})"
+        if facts:
             how = "as another seed would, " if self.retrained else "no more than by rounding, "
+            there = "; ".join(facts)
             return f"{how}which the machine explains ({there}); docs/reliability.md"
         if self.code:
             return f"the machine is that of the training, the code is not: {', '.join(self.code)}"
-        return "machine and code are those of the training, and so do not explain it"
+        if not (beyond or self.retrained):
+            return "no more than by rounding, as other instructions of a processor make it"
+        return "what is recorded of machine and code is the same, and so does not explain it"
 
     def _beyond_the_machine(self) -> list[str]:
         """Numbers that differ by more than the arithmetic of another machine makes them."""
