@@ -216,6 +216,8 @@ def test_other_names_files_and_rows_are_refused(address: str) -> None:
 def test_the_page_of_another_site_may_not_ask(address: str, origin: str) -> None:
     assert _status(f"{address}explain/{ROW}", b"x", Origin=origin)[0] == 403
     assert _status(f"{address}explain/{ROW}", b"x", Origin=address.rstrip("/"))[0] == 422
+    with urllib.request.urlopen(address, timeout=60) as page:  # nor show this one in a frame
+        assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
 
 
 def test_a_taken_port_is_said(address: str, tmp_path: Path) -> None:
