@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from protodl.core.config import Params, load_params
+from protodl.core.errors import ProtodlError
 from protodl.core.files import CheckpointError
 from protodl.core.machine import environment_facts, prepare_machine
 from protodl.core.training_log import ResultsError, SeedLog
@@ -84,24 +85,30 @@ def verify(root: Path, row: str, seed: int | None = None, retrain: bool = False)
     found = Verification(row, retrain, [files], code, [f"{name} is not here" for name in absent])
     try:
         recorded = Recorded(root, row, params, read_row(row, params, root / ROWS))
-    except ResultsError as error:
+        return _measured(found, recorded, seed)
+    except ProtodlError as error:
         if not files.differing:
             raise
         return replace(found, left_out=[*found.left_out, str(error)])
+
+
+def _measured(found: Verification, recorded: Recorded, seed: int | None) -> Verification:
+    """The same with the numbers, of networks trained again where that is asked for."""
     logs = [log for log in recorded.files.logs if seed in (None, log.seed)]
     numbers: list[Comparison] = []
     with tempfile.TemporaryDirectory() as temporary:
-        models = Path(temporary) if retrain else root / MODELS / row
-        if retrain:
+        models = recorded.root / MODELS / recorded.row
+        if found.retrained:
+            models = Path(temporary)
             curves = [_train(recorded, log, models) for log in logs]
             numbers = [_weights(recorded, models, whole=seed is None), *curves]
-        measured, reasons = _measure(recorded, logs, models, bool(files.differing))
+        compared, reasons = _measure(recorded, logs, models)
     return replace(
         found,
-        records=[files, _summed_up(recorded)],
+        records=[*found.records, _summed_up(recorded)],
         left_out=[*found.left_out, *reasons],
-        seeds=list(measured),
-        numbers=[*numbers, *measured.values()],
+        seeds=list(compared),
+        numbers=[*numbers, *compared.values()],
         machine=_machine(recorded, logs),
         accuracy_std=recorded.files.metrics.std["test_accuracy"],
     )
@@ -173,12 +180,12 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _measure(
-    recorded: Recorded, logs: Sequence[SeedLog], models: Path, altered: bool
+    recorded: Recorded, logs: Sequence[SeedLog], models: Path
 ) -> tuple[dict[int, Comparison], list[str]]:
     """The numbers of each seed, measured again; and what was not, and why.
 
     Raises:
-        CheckpointError: no seed has weights here, unless it is known that they were altered.
+        CheckpointError: no seed has weights here.
         DatasetError: the data is not here.
     """
     examiner = _examiner(recorded, logs[0])
@@ -195,7 +202,7 @@ def _measure(
         kept = recorded.files.evaluations[recorded.files.logs.index(log)].model_dump()
         what = f"seed {log.seed}: numbers{', by the shipped weights' if without else ''}"
         compared[log.seed] = _compare(what, kept, found, left_out | without)
-    if not compared and not altered:
+    if not compared:
         raise CheckpointError(reasons[0])
     return compared, reasons
 

@@ -83,8 +83,10 @@ def test_an_altered_weight_is_named_with_what_it_does(
     assert "models/grey/seed-0.pt changed after `dvc repro`" in found["conclusion"]
     path.write_bytes(b"nothing")  # not even a network: no number, but a difference all the same
     found = verify(project, ROW)
-    assert not found.equal and found.seeds == []
+    assert not found.equal and not found.seeds
     assert "seed-0.pt: cannot be read" in found.conclusion()
+    (project / "data" / "mnist" / "train.pt").write_bytes(b"nothing")
+    assert "data/mnist" in verify(project, ROW).conclusion()
 
 
 @pytest.mark.faults
@@ -145,10 +147,10 @@ def test_a_clone_verifies_what_it_can_by_the_shipped_weights(
     found = verify(project, ROW)
     assert found.equal and found.seeds == [0]
     assert {"models/grey is not here", "models/judges/mnist.pt is not here"} <= {*found.left_out}
-    (project / "data" / "mnist" / "test.pt").unlink()
+    shutil.rmtree(project / "data" / "mnist")
     assert main(["verify", ROW]) == 2
     message = capsys.readouterr().err
-    assert "data/mnist/test.pt: " in message and "run `dvc repro download@mnist`" in message
+    assert "data/mnist/train.pt: " in message and "run `dvc repro download@mnist`" in message
 
 
 def test_rows_and_records_that_are_not_there(project: Path, capsys: Any) -> None:
