@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from protodl.pipeline.workers import Stopped
 
     try:
-        return options.do(options) or 0
+        options.do(options)
     except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + stopped.signum
     except KeyboardInterrupt:
         return 130
+    return 0
 
 
 def _silence() -> None:
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     shtab.add_argument_to(parser, "--print-completion", help="print what that shell completes by")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, do: Callable[[argparse.Namespace], int | None], **words: Any) -> Any:
+    def add(name: str, do: Callable[[argparse.Namespace], None], **words: Any) -> Any:
         command = commands.add_parser(name, **words)
         command.set_defaults(do=do)
         return command.add_argument
@@ -173,19 +174,20 @@ def _fill_mlflow() -> None:
     try_sync(_relative("params.yaml"), _relative(ROWS), _relative(MODELS))
 
 
-def _verify(options: argparse.Namespace) -> int:
+def _verify(options: argparse.Namespace) -> None:
     from protodl.pipeline.verify import verify
 
     try:
         found = verify(_relative("."), options.row, options.seed, options.retrain)
     except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise SystemExit(2) from None
     if options.json:
         print(json.dumps(found.as_dict(), indent=1))
     else:
         print(f"{found.table()}\n\n{found.conclusion()}")
-    return int(not found.equal)
+    if not found.equal:
+        raise SystemExit(1)
 
 
 def _demo(_options: argparse.Namespace) -> None:
