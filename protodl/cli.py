@@ -1,6 +1,7 @@
 """The command `protodl`: what to do, in words; the doing is elsewhere."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,11 @@ EXPLAIN = (
     "Writes a sheet (PNG) and JSON for each image, a summary (CSV) of several, and says in words"
     " what is there. Photos and drawings are prepared as the makers of the data set prepared"
     " theirs: cut out, scaled, centred, light on dark."
+)
+VERIFY = (
+    "Hashes what is here of a row's data, models and results as DVC does, and computes its numbers"
+    " from the models again. The exit status is 0 where all is as it was recorded, 1 where"
+    " something differs, 2 where that cannot be told."
 )
 
 
@@ -75,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     option = add("run", _run, help="compute what has changed: `dvc repro` with reports")
     option("rows", nargs="*", metavar="ROW", help="rows of params.yaml; default: all")
     option("-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows in parallel")
+    words = "measure a row again, and compare it with dvc.lock and results/"
+    _add_verify(add("verify", _verify, help=words, description=VERIFY))
     add("demo", _demo, help="the whole pipeline on the embedded sample, in .demo/")
     option = add("table", _table, help="print the table of results")
     words = "read the numbers from MLflow, not from files"
@@ -113,6 +121,13 @@ def _add_explain(option: Any) -> None:
     option("--as-is", dest="prepare", action="store_const", const="as-is", help=words)
     words = "only resize pictures, and exchange dark and light"
     option("--invert", dest="prepare", action="store_const", const="invert", help=words)
+
+
+def _add_verify(option: Any) -> None:
+    option("row", metavar="ROW", help="row of params.yaml")
+    option("--seed", type=int, help="of the training; default: all")
+    option("--retrain", action="store_true", help="train it again first, in a temporary folder")
+    option("--json", action="store_true", help="print everything as JSON")
 
 
 def _at_least_one(text: str) -> int:
@@ -157,6 +172,22 @@ def _fill_mlflow() -> None:
     from protodl.tracking.project import try_sync
 
     try_sync(_relative("params.yaml"), _relative(ROWS), _relative(MODELS))
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from protodl.pipeline.verify import verify
+
+    try:
+        found = verify(_relative("."), options.row, options.seed, options.retrain)
+    except (ProtodlError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        print(f"{found.table()}\n\n{found.conclusion()}")
+    if not found.equal:
+        raise SystemExit(1)
 
 
 def _demo(_options: argparse.Namespace) -> None:

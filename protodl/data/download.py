@@ -8,7 +8,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ import pooch
 
 from protodl.core.dataset_config import PUBLISHED, DatasetConfig
 from protodl.core.errors import ProtodlError
+from protodl.core.files import write_bytes
 from protodl.data.datasets import Split, save_split
 from protodl.data.image_folder import read_folder
 from protodl.data.torchvision_sets import Source, public_sources, published_checksums, read_files
@@ -181,9 +182,20 @@ def _fetch_from(place: Source, raw: Path, checksums: Mapping[str, str]) -> Itera
     with tempfile.TemporaryDirectory(dir=raw, prefix=".archive-") as scratch:
         archive = Path(scratch) / "archive"
         _fetch(place.base, archive, place.archive_md5, "the archive")
-        pooch.Untar(extract_dir="unpacked")(str(archive), "download", None)
+        _unpack(archive, checksums)
         unpacked = Source(place.name, f"{(Path(scratch) / 'unpacked').as_uri()}/")
         yield from _fetch_from(unpacked, raw, checksums)
+
+
+def _unpack(archive: Path, wanted: Iterable[str]) -> None:
+    """Write the wanted files of an archive below `unpacked`, beside it; raises TarError.
+
+    Each under its own name, whatever paths and links the other members are.
+    """
+    with tarfile.open(archive) as tar:
+        for path in set(wanted) & set(tar.getnames()):
+            if member := tar.extractfile(path):
+                write_bytes(member.read(), archive.with_name("unpacked") / path)
 
 
 def _fetch(url: str, target: Path, md5: str, label: str) -> None:

@@ -8,6 +8,7 @@ Shapes: C channels, H x W pixels, P prototypes, K classes.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -103,6 +104,9 @@ def load_portable(path: Path) -> tuple[Model, dict[str, Any]]:
 
 def _model(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Model:
     known = facts["dataset"]
+    for name in (facts["row"], known["name"]):  # folders are called by them
+        if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
+            raise ValueError(f"{name!r} is no name of a row or data set")
     info = DatasetInfo(**known | {"class_names": tuple(known["class_names"])})
     config = ModelConfig.model_validate(facts["model"])
     network = PrototypeNetwork(config, info.channels, info.size, info.num_classes)

@@ -77,7 +77,8 @@ def serve_ui(port: int) -> None:
                 f"port {port} is taken ({error}); choose another one with --port"
             ) from error
     print(_links(f"http://127.0.0.1:{port}"))
-    print("ready in about 20 seconds; Ctrl-C ends it", flush=True)
+    words = "on this machine only (for others: docs/mlflow-dvc.md); Ctrl-C ends it"
+    print(f"ready in about 20 seconds, {words}", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its processes
     server = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     where = ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", tracking_uri()]

@@ -4,6 +4,7 @@ import functools
 import gzip
 import hashlib
 import importlib.util
+import io
 import json
 import shutil
 import socket
@@ -303,6 +304,27 @@ def test_archive_is_unpacked_and_not_kept(mirror: Path, raw: Path, tmp_path: Pat
         address = f"{server.url}/cifar.tar.gz"
         obtain("cifar10", checksums("cifar10"), raw, [Source("public", address, archive_md5=md5)])
     assert files_in(raw) == set(checksums("cifar10"))
+
+
+@pytest.mark.faults
+def test_no_member_of_an_archive_leaves_its_folder(raw: Path, mirror: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "public.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(mirror / "cifar-10-batches-py", "cifar-10-batches-py")
+        for name in ("../../evil", str(tmp_path / "evil"), "cifar-10-batches-py/../../../evil"):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"evil"))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        tar.addfile(link)
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    before = set(tmp_path.rglob("*"))
+    source = Source("public", archive.as_uri(), archive_md5=md5)
+    obtain("cifar10", checksums("cifar10"), raw, [source])
+    assert files_in(raw) == set(checksums("cifar10"))
+    new = set(tmp_path.rglob("*")) - before
+    assert all(raw in (path, *path.parents) for path in new)
 
 
 def test_archive_with_wrong_checksum_or_lacking_a_file_is_refused(
