@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from protodl.core.process import end_with_parent
+
 NOISE = re.compile(
     r"\s*((Stage )?'[^']*' didn't change, skipping"
     r"|(Updating|Generating) lock file"
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     import dvc.cli
     from dvc.ui import ui
 
+    end_with_parent()
     for handler in logging.getLogger("dvc").handlers:
         handler.addFilter(lambda record: not is_noise(record.getMessage()))
     write = ui.write
