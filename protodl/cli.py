@@ -13,7 +13,7 @@ from protodl import __version__
 from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
-from protodl.core.process import end_by, sigterm_interrupts
+from protodl.core.process import GO_ON, end_by, sigterm_interrupts
 
 EXPLAIN = (
     "Writes a sheet (PNG) and JSON for each image, a summary (CSV) of several, and says in words"
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{stopped}; the same command goes on from the last checkpoints", file=sys.stderr)
         return 128 + stopped.signum
     except KeyboardInterrupt as error:
-        print("stopped; the same command goes on from what is done", file=sys.stderr)
+        print(GO_ON, file=sys.stderr)
         end_by(error)
     return 0
 

@@ -2,15 +2,17 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 PARENT = os.getppid()  # read first: whoever is asked later may have inherited this process
 POLL_SECONDS = 1.0
+GO_ON = "stopped; the same command goes on from what is done"
 
 
 @contextmanager
@@ -67,6 +69,16 @@ def sigterm_interrupts() -> Iterator[None]:
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
     raise Interrupted
+
+
+def print_error(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A `sys.excepthook` for which a stop by signal is no error."""
+    if isinstance(error, KeyboardInterrupt):
+        print(GO_ON, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def end_by(error: KeyboardInterrupt) -> None:

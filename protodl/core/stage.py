@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from protodl.core.errors import ProtodlError
-from protodl.core.process import end_by, end_with_parent, sigterm_interrupts
+from protodl.core.process import GO_ON, end_by, end_with_parent, sigterm_interrupts
 
 Options: TypeAlias = Mapping[str, str | Mapping[str, Any]]
 
@@ -36,16 +36,16 @@ class Stage:
         # torch and MLflow bring half a million objects that stay; looking for garbage among them
         # would take a fifth of the time that a stage spends beside its own work.
         gc.set_threshold(200_000, 10, 10)
-        if "DVC_STAGE" in os.environ:
-            end_with_parent()  # otherwise a killed DVC leaves it at work, unseen
         try:
             with sigterm_interrupts():
+                if "DVC_STAGE" in os.environ:
+                    end_with_parent()  # otherwise a killed DVC leaves it at work, unseen
                 self.work(options)
         except (ProtodlError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt as error:
-            print("stopped; the same command goes on from what is done", file=sys.stderr)
+            print(GO_ON, file=sys.stderr)
             end_by(error)
         return 0
 

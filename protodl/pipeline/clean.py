@@ -49,7 +49,8 @@ def clean(root: Path, everything: bool, dry_run: bool) -> list[str]:
 
 def _checkpoints(root: Path) -> Iterator[tuple[Path, str]]:
     """What the checkpoint store holds; each training is kept from others meanwhile."""
-    shown = {_fingerprint(path) for path in root.glob("**/results/rows/*/training/seed-*.json")}
+    logs = (root.glob(f"{top}results/rows/*/training/seed-*.json") for top in ("", "studies/*/"))
+    shown = {_fingerprint(path) for path in chain(*logs)}
     cache = Path(dvc_output(root, "cache", "dir").strip()) / "files" / "md5"
     for folder in sorted((root / CHECKPOINTS).glob("*")):
         try:
