@@ -128,7 +128,7 @@ def _undisturbed(
     found = {}
     for name, command in COMMANDS.items():
         if name == "run":
-            project = Project(found["download"].before.folder)
+            project = found["download"].before.copy(folder / "whole run")
         if name == "sync":
             shutil.copy(migrated_database, project.folder / "mlflow.db")
         before = project.copy(folder / name)
@@ -219,14 +219,14 @@ def wait_until(
                 return
         elif time.monotonic() - started > point.moment * usual and (
             # Before that Python and DVC answer Ctrl-C, not the project.
-            "SIGINT" not in point.victim or point.command == "run" or below(process, "stages.")
+            "SIGINT" not in point.victim or point.command == "run" or answering(process)
         ):
             return
         time.sleep(0.005)
 
 
 def below(process: "subprocess.Popen[bytes]", word: str) -> list[psutil.Process]:
-    """The processes below one, and itself if it is alive, whose command has this word."""
+    """The processes below one, if it is alive, whose command has this word."""
     found = []
     try:
         for each in psutil.Process(process.pid).children(recursive=True):
@@ -235,6 +235,11 @@ def below(process: "subprocess.Popen[bytes]", word: str) -> list[psutil.Process]
     except psutil.NoSuchProcess:
         pass
     return found
+
+
+def answering(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether there is a stage whose Python has begun."""
+    return any(time.time() - stage.create_time() > 1.5 for stage in below(process, "stages."))
 
 
 def kill(process: "subprocess.Popen[bytes]", victim: str) -> None:
@@ -277,7 +282,7 @@ def test_after_a_kill_the_same_command_ends_as_if_nothing_had_been(
     project = usual.before.copy(tmp_path / "project")
     process = project.start(tmp_path / "output", *command)
     wait_until(process, project.folder, point, usual.seconds)
-    answers = point.command in (*WITHOUT_DVC, "run") or bool(below(process, "stages."))
+    answers = point.command in (*WITHOUT_DVC, "run") or answering(process)
     kill(process, point.victim)
     status = process.wait(LONGEST_SECONDS)
     finish(project, command)  # at once: what is left of the first one may still be at work
