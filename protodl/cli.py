@@ -14,6 +14,7 @@ from protodl import __version__
 from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+from protodl.core.process import GO_ON, end_by, sigterm_interrupts
 
 EXPLAIN = (
     "Writes a sheet (PNG) and JSON for each image, a summary (CSV) of several, and says in words"
@@ -41,15 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from protodl.pipeline.workers import Stopped
 
     try:
-        options.do(options)
+        with sigterm_interrupts():
+            options.do(options)
     except (ProtodlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from the last checkpoints", file=sys.stderr)
         return 128 + stopped.signum
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        print(GO_ON, file=sys.stderr)
+        end_by(error)
     return 0
 
 
@@ -102,7 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     option = add("ui", _ui, help="serve MLflow's web interface and print its link")
     option("--port", type=int, default=5000)
     add("sync", _sync, help="create the runs that MLflow lacks, from the files")
+    _add_clean(add)
     return parser
+
+
+def _add_clean(add: Callable[..., Any]) -> None:
+    words = "remove checkpoints and temporary files that nothing needs, and say what that frees"
+    option = add("clean", _clean, help=words)
+    option("-n", "--dry-run", action="store_true", help="only say it")
+    words = "also checkpoints that spare a training: unfinished ones, and those of the table"
+    option("--all", action="store_true", help=words)
 
 
 def _add_explain(option: Any) -> None:
@@ -262,6 +274,13 @@ def _sync(_options: argparse.Namespace) -> None:
     for reason in synced.left_out:
         print(f"left out: {reason}")
     print(f"{len(synced.created)} runs created in MLflow")
+
+
+def _clean(options: argparse.Namespace) -> None:
+    from protodl.pipeline.clean import clean
+
+    for line in clean(project_root(), options.all, options.dry_run):
+        print(line)
 
 
 if __name__ == "__main__":

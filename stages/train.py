@@ -8,6 +8,7 @@ from pathlib import Path
 
 from protodl.core.config import load_params
 from protodl.core.machine import project_root
+from protodl.core.process import alone_in
 from protodl.core.sources import closure
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
@@ -19,6 +20,7 @@ from protodl.tracking.progress import watch
 from protodl.tracking.served import ServedModel
 from protodl.tracking.store import dvc_facts
 from protodl.training.row import Row, seed_log, write_curves
+from protodl.training.trainer import TrainingError
 
 SCRIPT = "stages/train.py"
 NUM_SAMPLES = 10  # validation images whose reconstructions are shown while training
@@ -43,22 +45,43 @@ def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
     return log
 
 
-def train_row(options: argparse.Namespace) -> None:
-    """Train what is not trained yet, then put every seed's results where DVC expects them."""
-    params = load_params(options.params)
-    row = Row.load(options.row, params, options.data, closure(SCRIPT))
-    logs = []
-    for folder in (options.models, options.logs):
-        folder.mkdir(parents=True, exist_ok=True)
-    for seed in params.seeds:
-        store = project_root() / ".protodl" / "checkpoints" / row.fingerprint(seed)
-        kept = store / "log.json"
-        logs.append(SeedLog.read(kept) if kept.exists() else train_seed(row, seed, store))
+def deliver_seed(options: argparse.Namespace, row: Row, seed: int) -> SeedLog:
+    """Put a seed's results where DVC expects them, trained before where they are not kept."""
+    store = project_root() / ".protodl" / "checkpoints" / row.fingerprint(seed)
+    kept = store / "log.json"
+    with alone_in(store, f"{row.name} seed {seed}"):
+        log = SeedLog.read(kept) if kept.exists() else train_seed(row, seed, store)
+        (store / "training.pt").unlink(missing_ok=True)  # two thirds of all, of no more use
         shutil.copyfile(store / "network.pt", options.models / f"seed-{seed}.pt")
         shutil.copyfile(kept, options.logs / f"seed-{seed}.json")
         if row.experiment.model.project:
             before = options.models / f"seed-{seed}-unprojected.pt"
             shutil.copyfile(store / "unprojected.pt", before)
+    return log
+
+
+def train_row(options: argparse.Namespace) -> None:
+    """Train what is not trained yet, every seed that can be, and deliver it.
+
+    Raises:
+        TrainingError: seeds diverged; the others are kept.
+    """
+    params = load_params(options.params)
+    row = Row.load(options.row, params, options.data, closure(SCRIPT))
+    logs, diverged = [], []
+    for folder in (options.models, options.logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    for seed in params.seeds:
+        try:
+            logs.append(deliver_seed(options, row, seed))
+        except TrainingError as error:
+            diverged.append(str(error))
+    if diverged:
+        key, rate = f"experiments.{row.name}.optimizer.lr", row.experiment.optimizer.lr
+        raise TrainingError(
+            f"{row.name} diverged: {', '.join(diverged)}; lower {key} (now {rate:g}) in "
+            f"{options.params}, or take other seeds: the {len(logs)} finished ones are kept"
+        )
     write_curves(logs, options.curves)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from protodl.core.config import load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+from protodl.core.process import print_error
 from protodl.pipeline.run import DATA_STAGES, reproduce, run_pipeline
 from protodl.pipeline.workers import Stopped
 
@@ -37,6 +38,7 @@ def run_study(folder: Path, workers: int, needs_table: bool) -> None:
 
 def main() -> int:
     """Run the study; a stop by signal has the shell's status, 128 + signal."""
+    sys.excepthook = print_error
     parser = argparse.ArgumentParser(prog="python -m studies.run", description=__doc__)
     parser.add_argument("study", choices=list(STUDIES), help="which one")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="rows in parallel")

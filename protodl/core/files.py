@@ -5,6 +5,8 @@ Importing this module does not import torch.
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 from protodl.core.errors import ProtodlError
 
 FORMAT = 1
+TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.part")  # name of the file, process
 T = TypeVar("T")
 
 
@@ -25,15 +28,53 @@ class CheckpointError(ProtodlError):
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; what was written there becomes `path` at the end.
 
-    A kill or an error leaves the file that was there before. The folder is created.
+    A kill or an error leaves the file that was there before. The folder is created, and what a
+    process that was killed has left in it under such a name for this file is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _temporary(path)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path` that is gone in the end, also where a kill left it before."""
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        remove(temporary)
+
+
+def _temporary(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in abandoned(path.parent, path.name):
+        remove(left)
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def abandoned(folder: Path, name: str = "") -> list[Path]:
+    """What killed processes left in a folder under temporary names, all or those of one name."""
+    from psutil import pid_exists
+
+    found = [(path, TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
+    return [
+        path
+        for path, parts in found
+        if parts and name in ("", parts[1]) and not pid_exists(int(parts[2]))
+    ]
 
 
 def write_bytes(data: bytes, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from protodl.core.errors import ProtodlError
+from protodl.core.process import GO_ON, end_by, end_with_parent, sigterm_interrupts
 
 Options: TypeAlias = Mapping[str, str | Mapping[str, Any]]
 
@@ -26,16 +28,25 @@ class Stage:
     options: Options
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
-        """Run the stage; the exit status is 1 when a file or a parameter is not as it should be."""
+        """Run the stage; the exit status is 1 when a file or a parameter is not as it should be.
+
+        SIGINT and SIGTERM end it in order, and so does the end of a DVC that has started it.
+        """
         options = self._parser().parse_args(arguments)
         # torch and MLflow bring half a million objects that stay; looking for garbage among them
         # would take a fifth of the time that a stage spends beside its own work.
         gc.set_threshold(200_000, 10, 10)
         try:
-            self.work(options)
+            with sigterm_interrupts():
+                if "DVC_STAGE" in os.environ:
+                    end_with_parent()  # otherwise a killed DVC leaves it at work, unseen
+                self.work(options)
         except (ProtodlError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt as error:
+            print(GO_ON, file=sys.stderr)
+            end_by(error)
         return 0
 
     def _parser(self) -> argparse.ArgumentParser:

@@ -4,11 +4,11 @@ pooch fetches: torchvision's own download has no time-out and writes under the f
 """
 
 import json
+import os
 import shutil
 import sys
 import tarfile
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ import pooch
 
 from protodl.core.dataset_config import PUBLISHED, DatasetConfig
 from protodl.core.errors import ProtodlError
-from protodl.core.files import write_bytes
+from protodl.core.files import scratch_folder
 from protodl.data.datasets import Split, save_split
 from protodl.data.image_folder import read_folder
 from protodl.data.torchvision_sets import Source, public_sources, published_checksums, read_files
@@ -178,31 +178,21 @@ def _fetch_from(place: Source, raw: Path, checksums: Mapping[str, str]) -> Itera
             _fetch(place.base + path.removeprefix(place.cut), raw / path, md5, path)
             yield path
         return
-    raw.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=raw, prefix=".archive-") as scratch:
-        archive = Path(scratch) / "archive"
+    with scratch_folder(raw / "archive") as scratch:
+        archive = scratch / "archive"
         _fetch(place.base, archive, place.archive_md5, "the archive")
-        _unpack(archive, checksums)
-        unpacked = Source(place.name, f"{(Path(scratch) / 'unpacked').as_uri()}/")
+        pooch.Untar(extract_dir="unpacked")(str(archive), "download", None)
+        unpacked = Source(place.name, f"{(scratch / 'unpacked').absolute().as_uri()}/")
         yield from _fetch_from(unpacked, raw, checksums)
-
-
-def _unpack(archive: Path, wanted: Iterable[str]) -> None:
-    """Write the wanted files of an archive below `unpacked`, beside it; raises TarError.
-
-    Each under its own name, whatever paths and links the other members are.
-    """
-    with tarfile.open(archive) as tar:
-        for path in set(wanted) & set(tar.getnames()):
-            if member := tar.extractfile(path):
-                write_bytes(member.read(), archive.with_name("unpacked") / path)
 
 
 def _fetch(url: str, target: Path, md5: str, label: str) -> None:
     """Bring `url` to `target`, which comes to exist only when it is whole; raises OSError."""
     pooch.get_logger().setLevel("WARNING")
     try:
-        pooch.retrieve(url, f"md5:{md5}", target.name, target.parent, downloader=_copy)
+        with scratch_folder(target) as scratch:  # pooch's own temporary names stay after a kill
+            pooch.retrieve(url, f"md5:{md5}", target.name, scratch, downloader=_copy)
+            os.replace(scratch / target.name, target)
     except ValueError as error:  # the checksum is another
         raise OSError(f"{label}: wrong content: {error}") from error
     except (OSError, HTTPException) as error:

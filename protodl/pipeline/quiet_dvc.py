@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from protodl.core.process import end_with_parent
+
 NOISE = re.compile(
     r"\s*((Stage )?'[^']*' didn't change, skipping"
     r"|(Updating|Generating) lock file"
@@ -17,10 +19,22 @@ NOISE = re.compile(
     r"|Use `dvc push` to send your updates)"
 )
 
+LOCKED = "That process is at work here: wait for its end, or end it, and repeat this command."
+
 
 def is_noise(message: str) -> bool:
     """Whether a message tells nothing to somebody who has not called DVC himself."""
     return NOISE.match(message) is not None
+
+
+def tells_of_lock(record: logging.LogRecord) -> bool:
+    """Whether a message is that another process has locked what is needed."""
+    from dvc.lock import LockError
+
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None and not isinstance(error, LockError):
+        error = error.__cause__
+    return error is not None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,8 +42,15 @@ def main(arguments: Sequence[str]) -> int:
     import dvc.cli
     from dvc.ui import ui
 
+    end_with_parent()
+    locked: list[bool] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        locked.append(tells_of_lock(record))
+        return not is_noise(record.getMessage())
+
     for handler in logging.getLogger("dvc").handlers:
-        handler.addFilter(lambda record: not is_noise(record.getMessage()))
+        handler.addFilter(keep)
     write = ui.write
 
     def write_unless_noise(*objects: Any, **options: Any) -> None:
@@ -38,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
 
     ui.write = write_unless_noise
     status: int = dvc.cli.main(list(arguments))
+    if any(locked):
+        print(LOCKED, file=sys.stderr)
     return status
 
 

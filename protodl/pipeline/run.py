@@ -124,11 +124,16 @@ def changed_stages(root: Path) -> set[str]:
     Raises:
         PipelineError: DVC refuses, for instance because dvc.yaml is wrong.
     """
-    status = [*_dvc(), "status", "--json", "dvc.yaml"]
-    answer = subprocess.run(status, cwd=root, capture_output=True, text=True, check=False)
+    return set(json.loads(dvc_output(root, "status", "--json", "dvc.yaml")))
+
+
+def dvc_output(root: Path, *arguments: str) -> str:
+    """What a command of DVC prints; raises PipelineError where it fails."""
+    command = [*_dvc(), *arguments]
+    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if answer.returncode:
-        raise PipelineError(f"dvc status failed:\n{answer.stderr.strip()}")
-    return set(json.loads(answer.stdout))
+        raise PipelineError(f"dvc {arguments[0]} failed:\n{answer.stderr.strip()}")
+    return answer.stdout
 
 
 def describe_row(root: Path, row: str) -> str:

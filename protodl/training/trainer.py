@@ -38,7 +38,7 @@ from protodl.training.step_graph import StepGraph
 
 
 class TrainingError(ProtodlError):
-    """A training that cannot go on."""
+    """A training that diverged; the message says which seed, in which epoch."""
 
 
 @dataclass(frozen=True)
@@ -249,11 +249,12 @@ class Trainer:
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        # What the last step did to the weights is in no metric yet.
+        if not bad and not all(bool(p.isfinite().all()) for p in self.network.parameters()):
+            bad = ["weights"]
         if bad:
-            raise TrainingError(
-                f"epoch {len(self.history) + 1}, seed {self.seed}: {', '.join(bad)} not finite; "
-                f"lower optimizer.lr (now {self.experiment.optimizer.lr}) or clip"
-            )
+            epoch = len(self.history) + 1
+            raise TrainingError(f"seed {self.seed} in epoch {epoch} ({', '.join(bad)} not finite)")
 
 
 def _merit(metrics: dict[str, float]) -> tuple[float, float]:
@@ -267,7 +268,7 @@ def fit(
     """Train to the end, from the checkpoint where there is one, and return the selected network.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss or the weights are no longer finite.
         CheckpointError: the checkpoint is damaged.
     """
     hooks = hooks or Hooks()

@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from protodl.core.files import (
     CheckpointError,
     read_tensors,
     replacing,
+    scratch_folder,
     write_json,
     write_tensors,
     write_text,
@@ -31,6 +33,23 @@ def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path
         stopped()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.faults
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    """Of the same name; what belongs to a process that lives stays, and so do other names."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine, other = tmp_path / f".a.txt.{os.getppid()}.part", tmp_path / f".b.{dead.pid}.part"
+    for left in (tmp_path / f".a.txt.{dead.pid}.part", mine, other, tmp_path / ".a.txt.x.part"):
+        left.write_text("half")
+    (tmp_path / f".c.{dead.pid}.part").mkdir()
+    write_text("whole", tmp_path / "a.txt")
+    with scratch_folder(tmp_path / "c") as scratch:
+        (scratch / "d").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "a.txt", mine.name, other.name, ".a.txt.x.part"
+    }  # fmt: skip
 
 
 def test_text_is_utf8_and_json_has_a_key_a_line(tmp_path: Path) -> None:

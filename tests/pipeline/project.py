@@ -95,17 +95,33 @@ class Project:
         return self.run("dvc", *arguments)
 
     def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+        )
+
+    def start(self, output: Path, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Start a command as a terminal does, in a group of processes of its own."""
+        with output.open("wb") as file:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=self.folder,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def environment(self) -> dict[str, str]:
         left_out = {"DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"}
         environment = {k: v for k, v in os.environ.items() if k not in left_out}
         environment[THREADS_VARIABLE] = str(max(1, available_cpus() // 2))
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        return environment
 
     def experiment_file(self, experiment: str, name: str) -> str:
         """A file as a DVC experiment left it."""

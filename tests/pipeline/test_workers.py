@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from protodl.core.config import Params, load_params
@@ -282,6 +283,28 @@ def test_no_training_outlives_the_command(
     assert "Traceback" not in errors
     assert not any(is_alive(pid) for pid in pids)
     assert all((project / f"{row}.stopped").exists() for row in rows)
+
+
+@pytest.mark.faults
+def test_a_second_run_is_told_of_the_first(project: Path, protodl: Start) -> None:
+    """Which it leaves alone; the first one ends soon after its parent, if that is killed."""
+    write_params(project, a=WAITS)
+    first = protodl("run")
+    wait_for(project / "a.pid")
+
+    second = protodl("run")
+    output, errors = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "busy, it is being blocked by" in errors and "repro --single-item train@a" in errors
+    assert "wait for its end, or end it, and repeat this command" in errors
+    assert "Traceback" not in output + errors
+
+    pid = int((project / "a.pid").read_text())
+    (dvc,) = psutil.Process(first.pid).children()
+    first.kill()
+    _, alive = psutil.wait_procs([dvc], timeout=10)
+    assert not alive
+    os.kill(pid, signal.SIGKILL)  # this stage is none of ours, which would have ended by itself
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import torch
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import Split, save_split
 from protodl.network.checkpoint import load_network
+from protodl.training.trainer import Trainer
 from stages.train import main
 
 ROOT = Path(__file__).parents[2]
@@ -50,16 +51,18 @@ class Stage:
     def write_params(self, seeds: str) -> None:
         (self.folder / "params.yaml").write_text(PARAMS.format(seeds=seeds))
 
-    def start(self, seeds: str) -> subprocess.Popen[str]:
-        """Start the stage as a process of its own, which can be killed."""
+    def start(self, seeds: str, *before: str) -> subprocess.Popen[str]:
+        """Start the stage, by the command `before` if there is one, as a process of its own."""
         self.write_params(seeds)
         environment = {**os.environ, "DVC_ROOT": str(self.folder), "PYTHONPATH": str(ROOT)}
+        environment["DVC_STAGE"] = "train@a-row"
         for name in LEFT_OUT:
             environment.pop(name, None)
         return subprocess.Popen(
-            [sys.executable, "-m", "stages.train", *OPTIONS],
+            [*before, sys.executable, "-m", "stages.train", *OPTIONS],
             cwd=self.folder,
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -115,6 +118,31 @@ def test_a_finished_seed_is_kept_when_another_is_added(whole: Stage) -> None:
     assert float(lines[-1].split(",")[first]) == pytest.approx(sum(seeds) / 2, abs=1e-5)
 
 
+@pytest.mark.faults
+def test_a_seed_that_diverges_in_its_last_step_stops_no_other(
+    whole: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = len(checkpoints := list((whole.folder / ".protodl").rglob("log.json")))
+    step = Trainer.train_step
+
+    def diverging(trainer: Trainer, batch: torch.Tensor, number: int) -> torch.Tensor:
+        found = step(trainer, batch, number)
+        if trainer.seed == 5 and number == trainer.total_steps - 1:
+            next(trainer.network.decoder.parameters()).data.fill_(torch.inf)
+        return found
+
+    monkeypatch.setattr(Trainer, "train_step", diverging)
+    status, output = whole.run("5, 6")
+    assert status == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("error")]
+    assert "a-row diverged: seed 5 in epoch 3 (weights not finite); lower" in line
+    assert "experiments.a-row.optimizer.lr (now 0.004) in params.yaml" in line
+    assert "the 1 finished ones are kept" in line
+    now = list((whole.folder / ".protodl").rglob("log.json"))
+    (new,) = set(now) - set(checkpoints)
+    assert (SeedLog.read(new).seed, len(now)) == (6, kept + 1)
+
+
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_training_goes_on_where_it_was(
     whole: Stage, tmp_path: Path, migrated_database: Path, kill: signal.Signals
@@ -135,6 +163,37 @@ def test_a_killed_training_goes_on_where_it_was(
     assert [r.train for r in history] == [r.train for r in expected]
     assert [r.validation for r in history] == [r.validation for r in expected]
     assert stage.log(0).fingerprint == whole.log(0).fingerprint
+
+
+@pytest.mark.faults
+def test_two_processes_of_one_seed_train_it_once(
+    whole: Stage, tmp_path: Path, migrated_database: Path
+) -> None:
+    stage = Stage(tmp_path, migrated_database)
+    with stage.start("0") as first, stage.start("0") as second:
+        outputs = [process.communicate()[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), outputs
+    assert sum("epoch 1/3" in output for output in outputs) == 1
+    assert sum("a-row seed 0: waiting for process" in output for output in outputs) == 1
+    assert stage.model(0) == whole.model(0)
+    assert {path.name for path in (tmp_path / ".protodl").rglob("*") if path.is_file()} == {
+        "lock", "log.json", "network.pt", "unprojected.pt"
+    }  # fmt: skip
+
+
+@pytest.mark.faults
+def test_a_training_ends_soon_after_the_dvc_that_started_it(
+    tmp_path: Path, migrated_database: Path
+) -> None:
+    stage = Stage(tmp_path, migrated_database)
+    dvc = "import os, subprocess, sys; subprocess.Popen(sys.argv[1:]); sys.stdin.read()"
+    with stage.start("0", sys.executable, "-c", dvc) as process:
+        assert process.stdout is not None
+        for line in process.stdout:  # ends when the training has, which holds the other end
+            if "epoch 1/3" in line:
+                process.kill()
+        assert "stopped; the same command goes on" in line
+    assert not (tmp_path / "logs" / "seed-0.json").exists()
 
 
 def test_bad_input_is_one_line_before_any_work(whole: Stage) -> None:

@@ -192,10 +192,10 @@ def test_bfloat16_keeps_weights_in_float32_and_agrees_roughly(
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_remedy(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     optimizer = OptimizerConfig(name="sgd", lr=1e20, schedule="constant", clip_norm=0)
     experiment = EXPERIMENT.model_copy(update={"optimizer": optimizer})
-    with pytest.raises(TrainingError, match=r"epoch \d.*optimizer\.lr \(now 1e\+20\)"):
+    with pytest.raises(TrainingError, match=r"seed 0 in epoch \d \(loss, .* not finite"):
         fit(trainer(experiment), tmp_path / "training.pt", 1)
 
 
