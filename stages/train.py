@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from protodl.core.config import load_params
+from protodl.core.files import load_tensors
 from protodl.core.machine import project_root
 from protodl.core.sources import closure
 from protodl.core.stage import Stage
@@ -53,11 +54,14 @@ def train_row(options: argparse.Namespace) -> None:
     for seed in params.seeds:
         store = project_root() / ".protodl" / "checkpoints" / row.fingerprint(seed)
         kept = store / "log.json"
-        logs.append(SeedLog.read(kept) if kept.exists() else train_seed(row, seed, store))
+        again = f"delete the folder {store} to train this seed again"
+        logs.append(SeedLog.read(kept, again) if kept.exists() else train_seed(row, seed, store))
+        load_tensors(store / "network.pt", again)  # DVC would take a damaged one for the result
         shutil.copyfile(store / "network.pt", options.models / f"seed-{seed}.pt")
         shutil.copyfile(kept, options.logs / f"seed-{seed}.json")
         if row.experiment.model.project:
             before = options.models / f"seed-{seed}-unprojected.pt"
+            load_tensors(store / "unprojected.pt", again)
             shutil.copyfile(store / "unprojected.pt", before)
     write_curves(logs, options.curves)
 

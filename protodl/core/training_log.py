@@ -1,12 +1,18 @@
 """What a training and its evaluation write down, as records: no torch or MLflow to read them."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from protodl.core.errors import ProtodlError
 from protodl.core.files import write_json
+
+
+DIGEST = "digest"  # key of a record's file
 
 
 class ResultsError(ProtodlError):
@@ -14,28 +20,40 @@ class ResultsError(ProtodlError):
 
 
 class Record(BaseModel):
-    """An immutable record that is stored as JSON."""
+    """An immutable record that is stored as JSON, with a digest that finds damage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, remedy: str = "run `dvc repro`") -> Self:
         """Read a record from its file.
 
         Raises:
-            ResultsError: the file is missing, or is not such a record.
+            ResultsError: the file is missing or damaged, or is not such a record.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            data = from_json(path.read_bytes())
+            # Files of earlier versions have no digest.
+            digest = data.pop(DIGEST, None) if isinstance(data, dict) else None
+            if digest not in (None, _digest(data)):
+                raise ValueError(f"its {DIGEST} is that of another content")
+            return cls.model_validate(data)
         except FileNotFoundError:
-            raise ResultsError(f"{path}: missing; run `dvc repro`") from None
-        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            raise ResultsError(f"{path}: missing; {remedy}") from None
+        except (OSError, ValueError) as error:  # pydantic's errors are such
             reason = " ".join(str(error).split())
-            raise ResultsError(f"{path}: cannot be read ({reason}); run `dvc repro`") from None
+            raise ResultsError(f"{path}: cannot be read ({reason}); {remedy}") from None
 
     def write(self, path: Path) -> None:
         """Write the record as JSON; it appears whole or not at all."""
-        write_json(self.model_dump(), path)
+        data = self.model_dump()
+        write_json({**data, DIGEST: _digest(data)}, path)
+
+
+def _digest(data: Any) -> str:
+    """Hash (16 hex digits) of plain values, however their JSON is laid out."""
+    text = json.dumps(data, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class EpochRecord(Record):
