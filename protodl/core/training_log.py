@@ -11,7 +11,6 @@ from pydantic_core import from_json
 from protodl.core.errors import ProtodlError
 from protodl.core.files import write_json
 
-
 DIGEST = "digest"  # key of a record's file
 
 

@@ -126,7 +126,9 @@ def test_truncated_file_is_refused(tmp_path: Path, keep: float) -> None:
     save_split(make_split([300, 400]), path)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep if keep >= 1 else keep * len(content))])
-    with pytest.raises(CheckpointError, match=r"train.pt: cannot be read.*`dvc repro download@cifar10`"):
+    with pytest.raises(
+        CheckpointError, match=r"train.pt: cannot be read.*`dvc repro download@cifar10`"
+    ):
         load_split(path)
 
 
@@ -181,6 +183,15 @@ def test_a_zip_file_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"images": Path("x"), "labels": print}, tmp_path / "train.pt")
     with pytest.raises(CheckpointError, match="cannot be read"):
+        load_split(tmp_path / "train.pt")
+
+
+@pytest.mark.parametrize("names", [None, 3, "ab", [1, 2]])
+def test_other_class_names_are_refused(tmp_path: Path, names: object) -> None:
+    images, labels = torch.zeros(2, 1, 2, 2).byte(), torch.zeros(2, dtype=torch.int64)
+    content = {"images": images, "labels": labels, "class_names": names}
+    torch.save(content, tmp_path / "train.pt")
+    with pytest.raises(DatasetError, match=r"train\.pt: class names must be texts"):
         load_split(tmp_path / "train.pt")
 
 
