@@ -5,14 +5,12 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from protodl.core.errors import ProtodlError
 from protodl.core.files import write_json
 
 DIGEST = "digest"  # key of a record's file
-
 
 class ResultsError(ProtodlError):
     """Results that are missing or belong to other parameters; the message says what to run."""
@@ -23,6 +21,17 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _undamaged(cls, data: Any) -> Any:
+        """The content without its digest; files of earlier versions have none."""
+        if not isinstance(data, dict) or DIGEST not in data:
+            return data
+        content = {name: value for name, value in data.items() if name != DIGEST}
+        if data[DIGEST] != _digest(content):
+            raise ValueError("damaged: its digest is that of another content")
+        return content
+
     @classmethod
     def read(cls, path: Path, remedy: str = "run `dvc repro`") -> Self:
         """Read a record from its file.
@@ -31,27 +40,22 @@ class Record(BaseModel):
             ResultsError: the file is missing or damaged, or is not such a record.
         """
         try:
-            data = from_json(path.read_bytes())
-            # Files of earlier versions have no digest.
-            digest = data.pop(DIGEST, None) if isinstance(data, dict) else None
-            if digest not in (None, _digest(data)):
-                raise ValueError(f"its {DIGEST} is that of another content")
-            return cls.model_validate(data)
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ResultsError(f"{path}: missing; {remedy}") from None
-        except (OSError, ValueError) as error:  # pydantic's errors are such
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
             reason = " ".join(str(error).split())
             raise ResultsError(f"{path}: cannot be read ({reason}); {remedy}") from None
 
     def write(self, path: Path) -> None:
         """Write the record as JSON; it appears whole or not at all."""
-        data = self.model_dump()
-        write_json({**data, DIGEST: _digest(data)}, path)
+        content = self.model_dump()
+        write_json({**content, DIGEST: _digest(content)}, path)
 
 
-def _digest(data: Any) -> str:
+def _digest(content: Any) -> str:
     """Hash (16 hex digits) of plain values, however their JSON is laid out."""
-    text = json.dumps(data, sort_keys=True)
+    text = json.dumps(content, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -271,7 +271,7 @@ def test_a_record_without_a_digest_is_read_and_one_with_a_wrong_one_refused(
     path.write_text(head + "\n}\n")  # as before there were digests
     assert kind.read(path) == kind.read(kind.file)
     path.write_text(f'{head.replace("0.", "0.9", 1)},\n "digest": {digest}')
-    with pytest.raises(ResultsError, match=r"record\.json: cannot be read \(its digest"):
+    with pytest.raises(ResultsError, match=r"record\.json: cannot be read \(.*its digest"):
         kind.read(path)
     for other in ("[]", "null", "1", '{"digest": []}', "[" * 10_000, '"\ud800"'):
         path.write_bytes(other.encode("utf-8", "surrogatepass"))
