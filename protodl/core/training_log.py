@@ -12,6 +12,7 @@ from protodl.core.files import write_json
 
 DIGEST = "digest"  # key of a record's file
 
+
 class ResultsError(ProtodlError):
     """Results that are missing or belong to other parameters; the message says what to run."""
 

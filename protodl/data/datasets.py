@@ -117,7 +117,7 @@ def save_split(split: Split, path: Path) -> None:
     """
     import torch
 
-    if problem := _problem(split.images, split.labels, split.class_names):
+    if problem := problem_of(split.images, split.labels, split.class_names):
         raise ValueError(f"{path}: cannot write this split: {problem}")
     # A view would be saved with its whole storage.
     images, labels = (
@@ -140,7 +140,7 @@ def load_split(path: Path) -> Split:
     if not isinstance(content, dict) or set(content) - {"class_names"} != needed:
         raise DatasetError(f"{path}: not a split of images and labels; {_advice(path)}")
     names = content.get("class_names", ())
-    if problem := _problem(content["images"], content["labels"], names):
+    if problem := problem_of(content["images"], content["labels"], names):
         raise DatasetError(f"{path}: {problem}; {_advice(path)}")
     return Split(content["images"], content["labels"], tuple(names))
 
@@ -150,7 +150,7 @@ def _advice(path: Path) -> str:
     return f"run `dvc repro download@{name}`"
 
 
-def _problem(images: object, labels: object, class_names: object) -> str | None:
+def problem_of(images: object, labels: object, class_names: object) -> str | None:
     """What keeps this from being uint8 (N, C, H, W) and int64 (N,) of the classes, or None."""
     import torch
 
