@@ -122,11 +122,11 @@ def _read(file: Path | io.BytesIO, name: str) -> Image.Image:
                 return ImageOps.exif_transpose(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name}: too large ({error}); make it smaller") from error
-    except FileNotFoundError:
+    except (FileNotFoundError, InputError):
         raise
     except UnidentifiedImageError:
         raise InputError(f"{name}: {_unknown(name)}") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for damaged files
+    except Exception as error:  # Pillow and its plugins raise many kinds for damaged files
         reason = str(error).partition("\n")[0]
         raise InputError(f"{name}: a damaged image ({reason})") from error
 

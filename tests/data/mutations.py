@@ -4,6 +4,7 @@ python -m tests.data.mutations KIND COUNT
 """
 
 import gzip
+import hashlib
 import io
 import json
 import pickle
@@ -25,6 +26,7 @@ from PIL import Image
 from protodl.core.dataset_config import PUBLISHED
 from protodl.core.errors import ProtodlError
 from protodl.data.datasets import DATASETS, DatasetInfo
+from protodl.data.download import parse
 from protodl.data.pictures import Preparation, as_input
 from protodl.data.torchvision_sets import published_checksums, read_files
 
@@ -91,22 +93,22 @@ def idx_files(folder: Path, chance: random.Random) -> Iterator[Callable[[], obje
 
 
 def batch_files(folder: Path, chance: random.Random) -> Iterator[Callable[[], object]]:
-    """CIFAR-10's files, likewise."""
+    """CIFAR-10's files, which are not opened before their checksums are right."""
     config = PUBLISHED["cifar10"]
     pixels = np.frombuffer(chance.randbytes(COUNT * 3072), np.uint8).reshape(COUNT, 3072)
     batch = {"data": pixels, "labels": [k % 10 for k in range(COUNT)]}
     whole = {path: pickle.dumps(batch, protocol=2) for path in published_checksums(config)}
     meta = f"{Path(next(iter(whole))).parent}/batches.meta"
     whole[meta] = (Path(__file__).parents[2] / "data" / "sample" / meta).read_bytes()
-    files = {path: folder / path for path in whole}
-    for path, file in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(whole[path])
+    sums = {path: hashlib.md5(content).hexdigest() for path, content in whole.items()}
+    for path, content in whole.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
     while True:
-        damaged = chance.choice(list(files))
-        files[damaged].write_bytes(mutated(whole[damaged], chance))
-        yield partial(read_files, "cifar10", config, files)
-        files[damaged].write_bytes(whole[damaged])
+        damaged = chance.choice(list(whole))
+        (folder / damaged).write_bytes(mutated(whole[damaged], chance))
+        yield partial(parse, "cifar10", config, folder, sums)
+        (folder / damaged).write_bytes(whole[damaged])
 
 
 def _pictures() -> Mapping[str, bytes]:

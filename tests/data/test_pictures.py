@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,14 @@ def test_heic_is_read_where_its_reader_is_installed(
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     with pytest.raises(InputError, match="HEIC needs one package more: pip install pillow-heif"):
         as_input(path, COLOUR)
+
+
+def test_a_damaged_heic_gives_no_other_error(tmp_path: Path) -> None:
+    path = tmp_path / "phone.heic"
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(GRADIENT).resize((90, 90)).convert("RGB")).save(path)
+    whole = path.read_bytes()
+    for place in range(80, len(whole), 5):  # for some of these its reader raises EOFError
+        path.write_bytes(whole[:place] + b"\0" + whole[place + 1 :])
+        with suppress(InputError):
+            as_input(path, COLOUR, "as-is")
