@@ -188,7 +188,8 @@ def run(kind: str, count: int, folder: Path) -> dict[str, float]:
     Raises:
         Exception: one was refused otherwise than by an error of ours that names its folder.
     """
-    files, outcomes, longest = KINDS[kind](folder, random.Random(kind)), Counter[str](), 0.0
+    files, longest = KINDS[kind](folder, random.Random(kind)), 0.0
+    outcomes = Counter(refused=0, read=0)
     for _ in range(count):
         read, started = next(files), time.monotonic()
         problem = ""
