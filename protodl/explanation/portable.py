@@ -88,17 +88,17 @@ def load_portable(path: Path) -> tuple[Model, dict[str, Any]]:
         found = json.loads(metadata[KEY])
         if found["digest"] != _digest(found["facts"], tensors):
             raise ValueError("wrong digest")
+        facts = json.loads(found["facts"])
+        version = facts["format"]
     except (KeyError, TypeError, ValueError) as error:
         problem = f"damaged, or not written by protodl ({error})"
         raise CheckpointError(f"{path}: {problem}; {REMEDY}") from error
-    facts = json.loads(found["facts"])
-    if facts["format"] != PORTABLE_FORMAT:
-        raise CheckpointError(
-            f"{path}: format {facts['format']}, this protodl reads {PORTABLE_FORMAT}; {REMEDY}"
-        )
+    if version != PORTABLE_FORMAT:
+        problem = f"format {version}, this protodl reads {PORTABLE_FORMAT}"
+        raise CheckpointError(f"{path}: {problem}; {REMEDY}")
     try:
         return _model(facts, tensors, path), facts["measured"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is not of this version ({error}); {REMEDY}") from error
 
 
