@@ -38,12 +38,14 @@ UNPACKED: Mapping[str, str] = MappingProxyType(
 )
 
 # All that arrays in a pickle are made with.
-PICKLED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
+PICKLED = frozenset(
+    {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+    }
+)
 
 
 class ReadError(ProtodlError):
