@@ -10,6 +10,7 @@ from typing import Any
 import shtab
 
 from protodl import __version__
+from protodl.core.check import check_params
 from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
@@ -139,7 +140,7 @@ def _project() -> Path | None:
 
 
 def _check(_options: argparse.Namespace) -> None:
-    params = _params()
+    params = check_params(_relative("params.yaml"))
     print(f"params.yaml is valid: {len(params.experiments)} rows, {len(params.seeds)} seeds each")
 
 

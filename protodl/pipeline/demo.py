@@ -12,7 +12,8 @@ import yaml
 from tabulate import tabulate
 
 from protodl.core.config import Experiment, Params, load_params
-from protodl.core.machine import available_cpus, own_folder
+from protodl.core.limits import available_cpus
+from protodl.core.machine import own_folder
 from protodl.pipeline.run import ROWS, run_pipeline
 from protodl.report.results import ResultRow, read_rows
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from protodl.core.config import ConfigError, TrainingConfig
+from protodl.core.limits import THREADS_VARIABLE
 from protodl.core.machine import (
     BELOW_AVX512,
-    THREADS_VARIABLE,
     environment_facts,
     git_revision,
     prepare_machine,
