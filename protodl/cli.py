@@ -12,8 +12,8 @@ import shtab
 from protodl import __version__
 from protodl.core.check import check_params
 from protodl.core.config import Params, load_params
-from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+from protodl.core.stage import run_reporting
 
 EXPLAIN = (
     "Writes a sheet (PNG) and JSON for each image, a summary (CSV) of several, and says in words"
@@ -36,16 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from protodl.pipeline.workers import Stopped
 
     try:
-        options.do(options)
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return run_reporting(lambda: options.do(options))
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from the last checkpoints", file=sys.stderr)
         return 128 + stopped.signum
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _silence() -> None:

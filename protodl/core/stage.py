@@ -2,15 +2,58 @@
 
 import argparse
 import gc
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from protodl.core.errors import ProtodlError
 
 Options: TypeAlias = Mapping[str, str | Mapping[str, Any]]
+
+# What torch says where a device cannot go on, whatever the parameters; and what to do.
+OF_DEVICES = {
+    "can't allocate memory": "lower batch_size or model.num_prototypes",
+    "out of memory": "lower batch_size or model.num_prototypes, or say training.device: cpu",
+    "MPS": "say training.device: cpu",
+    "CUDA error": "say training.device: cpu",
+}
+
+
+def run_reporting(work: Callable[[], None]) -> int:
+    """Do what a command is for; returns its exit status.
+
+    Mistakes, and devices that give up, are told in one message, status 1; a fault of the program
+    is raised. A reader of the output who has gone (`| head`) ends it without a word.
+    """
+    let_output_pass()
+    try:
+        work()
+        print(end="", flush=True)  # fails here, not in the interpreter's last moment
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ProtodlError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        text = str(error) or "out of memory"
+        advice = next((advice for words, advice in OF_DEVICES.items() if words in text), None)
+        if advice is None:
+            raise
+        print(f"error: {text.partition(chr(10))[0]}; {advice}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def let_output_pass() -> None:
+    """Print a character that the terminal's encoding lacks as its number, instead of failing."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -31,12 +74,7 @@ class Stage:
         # torch and MLflow bring half a million objects that stay; looking for garbage among them
         # would take a fifth of the time that a stage spends beside its own work.
         gc.set_threshold(200_000, 10, 10)
-        try:
-            self.work(options)
-        except (ProtodlError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        return 0
+        return run_reporting(lambda: self.work(options))
 
     def _parser(self) -> argparse.ArgumentParser:
         script = sys.modules[self.work.__module__]

@@ -124,9 +124,11 @@ def changed_stages(root: Path) -> set[str]:
         PipelineError: DVC refuses, for instance because dvc.yaml is wrong.
     """
     status = [*_dvc(), "status", "--json", "dvc.yaml"]
-    answer = subprocess.run(status, cwd=root, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        status, cwd=root, capture_output=True, text=True, errors="replace", check=False
+    )
     if answer.returncode:
-        raise PipelineError(f"dvc status failed:\n{answer.stderr.strip()}")
+        raise PipelineError(f"dvc status failed: {answer.stderr.strip().removeprefix('error: ')}")
     return set(json.loads(answer.stdout))
 
 

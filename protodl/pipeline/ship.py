@@ -13,6 +13,7 @@ import yaml
 from protodl.core.config import load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+from protodl.core.stage import run_reporting
 from protodl.core.training_log import Metrics, SeedEvaluation, SeedLog
 from protodl.explanation.loading import SHIPPED, load
 from protodl.explanation.portable import save_portable
@@ -79,13 +80,12 @@ def locked_models(root: Path) -> Mapping[str, str]:
 
 def main() -> int:
     """Renew the shipped weights and name them."""
-    try:
+
+    def work() -> None:
         for path in ship(project_root()):
             print(f"{path}: {path.stat().st_size:,} bytes")
-    except ProtodlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_reporting(work)
 
 
 if __name__ == "__main__":
