@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
@@ -48,7 +49,8 @@ def tracking_uri() -> str:
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    return f"sqlite:///{(_project_around_demo() or project_root()) / 'mlflow.db'}"
+    database = str((_project_around_demo() or project_root()) / "mlflow.db")
+    return f"sqlite:///{database.replace('%', '%25').replace('?', '%3F')}"
 
 
 def experiment_name() -> str:
@@ -137,7 +139,8 @@ def _open_store(uri: str, name: str) -> Store:
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+    path = unquote(uri.removeprefix("sqlite:///").partition("?")[0])
+    return Path(path).resolve() if uri.startswith("sqlite:///") else None
 
 
 def _experiment(client: "MlflowClient", name: str, artifacts: Path | None) -> str:
