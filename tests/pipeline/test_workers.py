@@ -67,7 +67,7 @@ stages:
           cache: false
 """
 
-SHARED = ["seeds: [0]", "data: {source: sample}"]
+SHARED = ["seeds: [0]", "data: {source: sample}", "training: {validation_size: 400}"]
 
 # The number of epochs decides what a training does.
 MEETS, FAILS, WAITS, WORKS = 1, 2, 3, 4
