@@ -105,9 +105,12 @@ def _of_row(row: Experiment, config: DatasetConfig, most: int) -> Iterator[str]:
 
 def _links(folder: Path) -> Iterator[str]:
     """What DVC would refuse when the first training has ended."""
+    here = folder.resolve()
+    repository = next((up for up in (here, *here.parents) if (up / ".git").exists()), here)
     for name in OUTPUTS:
-        if (folder / name).is_symlink():
+        place = (here / name).resolve()
+        if not place.is_relative_to(repository):
             yield (
-                f"{name}/ is a symbolic link here, and DVC keeps nothing inside one; make it a "
-                "folder (`dvc cache dir DIR` puts large files elsewhere)"
+                f"{name}/ is a link to {place}, outside of the repository, where DVC keeps nothing;"
+                " make it a folder (`dvc cache dir DIR` puts the large files elsewhere)"
             )

@@ -42,6 +42,7 @@ def shown(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
+    text = text if text.isprintable() else repr(text)[1:-1]  # a terminal would obey it
     return text if len(text) <= 2 * LONGEST_WORD else f"{text[: 2 * LONGEST_WORD]}…"
 
 
