@@ -101,7 +101,7 @@ def _usable_device(asked: str) -> "torch.device":
     if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     device = torch.device("cuda" if asked == "auto" else asked)
-    trouble = _trouble_with(device)
+    trouble = device_trouble(device)
     if trouble is None:
         return device
     if asked != "auto":
@@ -113,7 +113,7 @@ def _usable_device(asked: str) -> "torch.device":
 
 
 @cache
-def _trouble_with(device: "torch.device") -> str | None:
+def device_trouble(device: "torch.device") -> str | None:
     """Why a device that torch may even see cannot do a small piece of a training; None: it can."""
     import torch
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from protodl.core.check import check_params
@@ -128,6 +128,7 @@ def must_be_trained_or_refused(path: Path, content: str | bytes) -> None:
     assert len(message.encode()) <= BYTES
     known = (f"{path}: ", "and further mistakes")
     assert all(line.startswith(known) for line in message.splitlines()), message
+    event("accepted" if params else "refused")
     if params:
         rows = params.experiments.items()
         changed = [row for name, row in rows if row != ROWS.get(name)]
