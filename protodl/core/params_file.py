@@ -80,7 +80,7 @@ def _written(node: yaml.Node) -> str:
 # DVC follows YAML 1.2, where 0o17 is a number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(rf"({FLOAT.pattern}|0o[0-7]+|0[0-9]+)$"),
+    re.compile(rf"({FLOAT.pattern}|0o[0-7]+|[-+]?0[0-9]+)$"),
     [*"-+.0123456789"],
 )
 for _kind in ("int", "float", "timestamp"):

@@ -50,7 +50,9 @@ def tracking_uri() -> str:
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     database = str((_project_around_demo() or project_root()) / "mlflow.db")
-    return f"sqlite:///{database.replace('%', '%25').replace('?', '%3F')}"
+    if unquote(database) != database or "?" in database:  # SQLAlchemy would read another path
+        database = os.path.relpath(database)
+    return f"sqlite:///{database}"
 
 
 def experiment_name() -> str:
@@ -139,8 +141,7 @@ def _open_store(uri: str, name: str) -> Store:
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    path = unquote(uri.removeprefix("sqlite:///").partition("?")[0])
-    return Path(path).resolve() if uri.startswith("sqlite:///") else None
+    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
 
 def _experiment(client: "MlflowClient", name: str, artifacts: Path | None) -> str:

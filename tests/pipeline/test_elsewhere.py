@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from protodl.pipeline.quiet_dvc import give_what_is_missing, obstacle
+from protodl.tracking.store import open_current
 from tests.pipeline.project import ROOT, Project
 
 pytestmark = pytest.mark.faults
@@ -106,6 +107,25 @@ def test_a_checkout_with_another_system_s_line_ends_has_the_same_bytes(tmp_path:
     assert all((copy / name).read_bytes() == (ROOT / name).read_bytes() for name in names)
 
 
+@pytest.mark.parametrize("name", ["100%25 sure", "%64vc?", ODD])
+def test_the_store_is_in_the_project_whatever_its_path(
+    name: str, tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "dvc.yaml").touch()
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    for variable in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(folder)
+    store = open_current()
+    store.client.log_text(store.client.create_run(store.experiment_id).info.run_id, "a", "b.txt")
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        assert database.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    assert len(list((folder / "mlartifacts").rglob("b.txt"))) == 1
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 @pytest.mark.slow
 def test_a_row_is_computed_in_a_work_tree_with_an_odd_name(
     tmp_path: Path, migrated_database: Path
@@ -147,4 +167,4 @@ def test_a_colleague_s_clone_pulls_the_table_without_the_studies(
     assert clone.run_dvc("pull").returncode != 0  # it asks for what nobody has run
     clone.dvc("pull", "dvc.yaml")
     assert clone.model("grey") == source.model("grey")
-    assert clone.dvc("status", "dvc.yaml").strip().endswith("up to date.")
+    assert clone.dvc("status", "dvc.yaml").strip() == "folders:\n\talways changed"
