@@ -19,7 +19,8 @@ def check_params(path: Path | str) -> Params:
 
     Raises:
         ConfigError: as load_params; or a row asks for more than its data set or this machine has,
-            a section is missing that DVC follows, or an output's folder is a symbolic link.
+            a section is missing that DVC follows, or a folder of outputs leads out of the
+            repository.
     """
     params = load_params(path)
     threads_of_variable()
@@ -35,7 +36,8 @@ def _missing(params: Params) -> Iterator[str]:
         return
     yield from (
         f"{name}: is missing; add it: DVC follows it"
-        for name in Params.model_fields.keys() - params.model_fields_set
+        for name in Params.model_fields
+        if name not in params.model_fields_set
     )
     yield from (
         f"recipes.{name}: is missing; add it: DVC follows it, whether a row has that preset or not"

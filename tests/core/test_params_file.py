@@ -8,6 +8,7 @@ import pytest
 
 from protodl.core.check import check_params
 from protodl.core.config import ConfigError, load_params
+from tests.pipeline.project import PARAMS, Project
 
 pytestmark = pytest.mark.faults
 FILE = "seeds: [0]\nexperiments:\n  one: {dataset: mnist, epochs: 24}\n"
@@ -119,3 +120,27 @@ def test_a_study_on_itself_or_on_no_path_is_refused(base: str, tmp_path: Path) -
     with pytest.raises(ConfigError) as error:
         load_params(tmp_path / "params.yaml")
     assert len(str(error.value)) < BYTES
+
+
+MISTAKES = {
+    ("epochs: 2", "epochs: 010"): "grey.epochs = 010: ",
+    ("epochs: 2", "<<: {epochs: 1}"): "no merge keys",
+    ("epochs: 2", "epochs: 10000000000000"): "grey.epochs = 10000000000000: ",
+    ("epochs: 2", "augment: {shift: 28}"): "at most 27",
+    ("epochs: 2", "optimizer_name: sgd"): "did you mean 'optimizer'?",
+    ("num_prototypes: 4", "num_prototypes: 70000"): "mnist has 60000 training images",
+}
+
+
+@pytest.mark.slow
+def test_dvc_s_first_stage_says_the_same_and_no_other_runs(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "project")
+    for change, named in MISTAKES.items():
+        project.write_params(PARAMS.replace(*change))
+        done = project.run_dvc("repro")
+        assert done.returncode != 0
+        assert "error: params.yaml: " in done.stderr
+        assert named in done.stderr
+        assert "Traceback" not in done.stderr and len(done.stderr.encode()) < BYTES
+        assert done.stdout.count("Running stage") == 1
+    assert not (project.folder / "models").exists()

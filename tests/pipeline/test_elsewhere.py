@@ -107,11 +107,10 @@ def test_a_checkout_with_another_system_s_line_ends_has_the_same_bytes(tmp_path:
     assert all((copy / name).read_bytes() == (ROOT / name).read_bytes() for name in names)
 
 
-@pytest.mark.parametrize("name", ["100%25 sure", "%64vc?", ODD])
 def test_the_store_is_in_the_project_whatever_its_path(
-    name: str, tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / name
+    folder = tmp_path / f"100%25 {ODD}"
     folder.mkdir()
     (folder / "dvc.yaml").touch()
     shutil.copy(migrated_database, folder / "mlflow.db")
