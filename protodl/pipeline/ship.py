@@ -10,6 +10,7 @@ from typing import Any
 from protodl.core.config import load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+from protodl.core.stage import run_reporting
 from protodl.core.training_log import Metrics, SeedEvaluation, SeedLog
 from protodl.explanation.loading import SHIPPED, load
 from protodl.explanation.portable import save_portable
@@ -65,13 +66,12 @@ def measurements(root: Path, row: str, seed: int) -> dict[str, Any]:
 
 def main() -> int:
     """Renew the shipped weights and name them."""
-    try:
+
+    def work() -> None:
         for path in ship(project_root()):
             print(f"{path}: {path.stat().st_size:,} bytes")
-    except ProtodlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_reporting(work)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
@@ -48,7 +49,10 @@ def tracking_uri() -> str:
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    return f"sqlite:///{(_project_around_demo() or project_root()) / 'mlflow.db'}"
+    database = str((_project_around_demo() or project_root()) / "mlflow.db")
+    if unquote(database) != database or "?" in database:  # SQLAlchemy would read another path
+        database = os.path.relpath(database)
+    return f"sqlite:///{database}"
 
 
 def experiment_name() -> str:
