@@ -73,7 +73,7 @@ SIGNS = {
 }
 # What holds times, or is made of what does: compared without the times, or not for trainings.
 TIMES = {"timestamp_ms", "seconds", "images_per_second", "start_ms", "end_ms", "train_seconds"}
-TIMES |= {"run_id", "parent_run_id", "git_revision", "mean_seconds"}
+TIMES |= {"run_id", "parent_run_id", "git_revision", "mean_seconds", "digest"}
 PAGES = ("RESULTS.md", "report/", "results/results.json", "results/cards/")
 OUTCOME = ("data", "models", "results", "report", "exported", "RESULTS.md")
 
@@ -165,7 +165,7 @@ def outcome(project: Project, command: str) -> dict[str, Any]:
     files = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
     names = [path.relative_to(project.folder).as_posix() for path in files]
     trained = command in ("train", "run")
-    found = {
+    found: dict[str, Any] = {
         name: without_times(json.loads(path.read_bytes()))
         if path.suffix == ".json"
         else md5(path.read_bytes()).hexdigest()
