@@ -57,7 +57,9 @@ OPTIMIZERS: dict[str, str] = {
 # Bounds that no data set or machine reaches; what these do allow, protodl.core.check knows.
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
-Rate = Annotated[float, Field(gt=0, le=1e3)]
+Rate = Annotated[
+    float, Field(gt=0, le=1e30)
+]  # what float32 holds; a training says what is too much
 MOST_THREADS = 1024
 
 PresetName = Literal["paper", "port"]

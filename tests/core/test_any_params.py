@@ -149,7 +149,7 @@ def many(count: int) -> settings:
 
 
 @pytest.mark.faults
-@many(50)
+@many(100)
 @given(content=wrong_values() | wrong_text())
 def test_a_file_can_be_trained_or_is_refused(content: str | bytes, tmp_path: Path) -> None:
     must_be_trained_or_refused(tmp_path / "params.yaml", content)
