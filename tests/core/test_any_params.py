@@ -35,7 +35,7 @@ SCALARS = st.one_of(
     st.booleans(),
     st.integers(-3, 600),
     HUGE,
-    st.floats(),
+    st.floats(allow_subnormal=False),  # a training has this process take them for zero
     st.text(max_size=12),
     st.sampled_from(["mnist", "none", "upconv", "port", "sgd", "l1", "x" * 5000, "\u20ac\ud83d"]),
 )
