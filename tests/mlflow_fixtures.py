@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from protodl.tracking.trouble import tell
 from tests.shared import computed_once
 
 VARIABLES = ("MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
@@ -44,5 +45,6 @@ def empty_project(root: Path, migrated_database: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("DVC_ROOT", str(root))
     # Set, not deleted: MLflow writes this variable itself, and only then is that undone.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    tell.cache_clear()  # a line is told once in a process
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
