@@ -21,7 +21,6 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _migrate(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch.setenv("MLFLOW_LOGGING_LEVEL", "WARNING")
         import mlflow
 
         mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()

@@ -72,10 +72,9 @@ class Recorder(threading.Thread):
             self.is_away = False
         except Exception as error:
             self.is_away = is_away(error)
-            reason = str(error)
             if self.is_away:
-                reason, self._again = trouble(error, shown_uri()), time.monotonic() + PAUSE
-            tell(f"{reason}; the training goes on, and {LATER}")
+                self._again = time.monotonic() + PAUSE
+            tell(f"{trouble(error, shown_uri())}; the training goes on, and {LATER}")
 
 
 def _start(store: Store, facts: SeedFacts) -> SeedRun:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
 from protodl.tracking.client import Client
 from protodl.tracking.trouble import TrackingError, is_away, tell, trouble, without_secrets
@@ -123,10 +124,11 @@ def raising_tracking_errors() -> Iterator[None]:
     """Turn what a store that was open raises into TrackingError; other errors pass."""
     try:
         yield
-    except TrackingError:
+    except ProtodlError:
         raise
     except Exception as error:
-        if not is_away(error) and type(error).__module__.partition(".")[0] != "mlflow":
+        is_of_mlflow = type(error).__module__.partition(".")[0] == "mlflow"
+        if not (is_of_mlflow or is_away(error) or isinstance(error, OSError)):
             raise
         raise TrackingError(trouble(error, shown_uri())) from error
 

@@ -36,11 +36,14 @@ from protodl.tracking.store import (
     shown_uri,
     unix_milliseconds,
 )
-from protodl.tracking.trouble import TrackingError, tell, telling_failures
+from protodl.tracking.trouble import tell, telling_failures, trouble
 from protodl.tracking.views import POSITION, shown
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+
+SYNCED = "synced"  # tag of runs that were created from a log
 
 
 class RowResult(NamedTuple):
@@ -179,8 +182,9 @@ def log_evaluations(logs: Sequence[SeedLog], evaluations: Sequence[SeedEvaluatio
     try:
         with patience():
             RowRuns.of(logs).log_evaluations(evaluations)
-    except TrackingError as error:
-        tell(f"{error}; `protodl sync` or the report stage adds the evaluation")
+    except Exception as error:
+        reason = trouble(error, shown_uri())
+        tell(f"{reason}; `protodl sync` or the report stage adds the evaluation")
 
 
 @raising_tracking_errors()
@@ -218,7 +222,7 @@ def _complete_seed(store: Store, log: SeedLog) -> tuple[str, str, bool]:
         Its id, that of the row's run, and whether it had to be created.
     """
     run, parent, is_new = ensure_runs(
-        store, log, partial(_run_of_log, log), log.start_ms, {"synced": "yes"}
+        store, log, partial(_run_of_log, log), log.start_ms, {SYNCED: "yes"}
     )
     run_id = str(run.info.run_id)
     log_epochs(store, run_id, log.history, recorded_epochs(store, run_id))
@@ -236,5 +240,6 @@ def _run_of_log(log: SeedLog, runs: "list[Run]") -> "Run | None":
     own = [run for run in runs if run.info.run_id == log.run_id]
     finished = [run for run in runs if run.info.status == "FINISHED"]
     # Where the log has a run elsewhere, one that goes on here is another training's.
-    cut = [run for run in runs if run.info.status != "RUNNING" or log.run_id == UNTRACKED]
+    is_ours = log.run_id == UNTRACKED
+    cut = [r for r in runs if is_ours or r.info.status != "RUNNING" or SYNCED in r.data.tags]
     return next(iter(own + finished + cut), None)
