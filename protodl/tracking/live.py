@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# Seconds that are waited: for the run's id, at the end, and after a signal.
-OPENING, ENDING, STOPPING = 3.0, 5.0, 1.0
+# Seconds that are waited: for the run's id, at the end for all to be recorded, after a signal.
+OPENING, ENDING, STOPPING = 3.0, 6.0, 1.0
 
 
 class Terminated(SystemExit):
@@ -67,7 +67,8 @@ class Tracker:
         if is_stopped and self._previous_handler is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
         try:
-            self._end(status, STOPPING if is_stopped else ENDING)
+            spent = 0 if self._recorder.seed_run else OPENING
+            self._end(status, STOPPING if is_stopped else ENDING - spent)
         except Terminated as late:
             error = late
         if self._previous_handler is not None:
@@ -87,22 +88,28 @@ class Tracker:
         self._recorder.wait(seconds)
 
     @property
-    def run_id(self) -> str:
-        """The run's id as soon as the store has told it; `untracked` where it does not in time."""
+    def ids(self) -> dict[str, str]:
+        """Where the run is found, under the names that the log has for it.
+
+        The ids are `untracked` where the store does not tell them in time.
+        """
         self._recorder.opened.wait(OPENING)
-        return self._recorder.seed_run.run_id if self._recorder.seed_run else UNTRACKED
+        run = self._recorder.seed_run
+        return {
+            "experiment_name": self.experiment_name,
+            "run_id": run.run_id if run else UNTRACKED,
+            "parent_run_id": run.parent_run_id if run else UNTRACKED,
+        }
+
+    @property
+    def run_id(self) -> str:
+        """The id of the seed's run."""
+        return self.ids["run_id"]
 
     @property
     def parent_run_id(self) -> str:
-        """The same of the row's run."""
-        self._recorder.opened.wait(OPENING)
-        return self._recorder.seed_run.parent_run_id if self._recorder.seed_run else UNTRACKED
-
-    @property
-    def ids(self) -> dict[str, str]:
-        """Where the run is found, under the names that the log has for it."""
-        names = ("experiment_name", "run_id", "parent_run_id")
-        return {name: getattr(self, name) for name in names}
+        """The id of the row's run."""
+        return self.ids["parent_run_id"]
 
     def log_epoch(self, record: EpochRecord) -> None:
         """Record an epoch; one that the run already has is left as it is."""

@@ -14,7 +14,7 @@ from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
 from protodl.network.network import Classifier, PrototypeNetwork
 from protodl.tracking.live import start_seed
 from protodl.tracking.runs import list_files
-from protodl.tracking.served import ServedModel
+from protodl.tracking.served import ServedModel, own_name
 from protodl.tracking.store import experiment_name, open_current, tracking_uri
 
 PARAMETERS = {"dataset": "mnist", "epochs": 3, "optimizer": {"lr": 4e-3, "schedule": "one_cycle"}}
@@ -98,7 +98,7 @@ def contents(run_id: str) -> dict[str, Any]:
         "inputs": [(entry.dataset.to_dictionary(), entry.tags) for entry in data_inputs(run)],
         "pictures": pictures(run_id),
         "models": [
-            (version.name, version.tags, version.status)
+            (version.name.removeprefix(own_name()), version.tags, version.status)
             for version in client().search_model_versions(f"run_id = '{run_id}'")
         ],
     }
