@@ -26,6 +26,7 @@ LONGEST = (
     "pipeline/test_workers.py",
     "tracking/test_experiment_page.py",
     "tracking/test_live.py",
+    "tracking/test_away.py",
     "benchmarks/test_benchmarks.py",
     "explanation/test_local.py",
     "pipeline/test_queue.py",

@@ -78,6 +78,7 @@ class Tracker:
 
     def _end(self, status: str, seconds: float) -> None:
         def end(run: SeedRun) -> None:
+            log_epochs(run.store, run.run_id, self._records, run.epochs)
             for run_id in (run.run_id, run.parent_run_id):
                 run.store.client.set_terminated(run_id, status)
 

@@ -32,6 +32,7 @@ TROUBLES = (
     Trouble(r"too many (\d+) error responses", r"the server answers with error \1"),
     Trouble("Connection refused", "connection refused",
             "start the server, or check MLFLOW_TRACKING_URI"),
+    Trouble("Connection aborted|Connection broken", "the server hung up"),
     Trouble("timed out|timeout", "no answer in time",
             "MLFLOW_HTTP_REQUEST_TIMEOUT is that time in seconds"),
     Trouble("database is locked", "another process keeps the database locked", "end that one"),

@@ -90,7 +90,7 @@ REFUSED = "http://anna:hunter2@127.0.0.1:9/?token=hunter2"  # nobody listens the
 AWAY = {
     "refused": "connection refused",
     "silent": "no answer in time",
-    "hang up": "Remote end closed connection",
+    "hang up": "the server hung up",
     "error 500": "the server answers with error 500",
     "error 401": "MLFLOW_TRACKING_USERNAME",
 }

@@ -13,11 +13,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from protodl.core.config import load_params
@@ -26,7 +28,6 @@ from protodl.data.datasets import to_unit_interval
 from protodl.data.download import download
 from protodl.tracking import store
 from protodl.tracking.live import Tracker, start_seed
-from protodl.tracking.pictures import training_pictures
 from protodl.tracking.progress import watch
 from protodl.tracking.store import open_current
 from protodl.tracking.sync import RowRuns
@@ -385,6 +386,7 @@ recipes: {mnist: {}}
 experiments: {a: {dataset: mnist, epochs: 6, model: {num_prototypes: 15}}}
 """
 ROUNDS = 3  # of trainings with and without tracking, in turn
+TIMES = 4  # that an epoch has each image of the sample; a tenth of an epoch of MNIST
 
 
 @pytest.fixture(name="row", scope="module")
@@ -396,7 +398,9 @@ def _row(tmp_path_factory: pytest.TempPathFactory) -> Row:
     config = params.dataset("mnist")
     raw, sample = folder / "raw", ROOT / "data" / "sample"
     download("mnist", folder, config=config, folder=None, source="sample", raw=raw, sample=sample)
-    return Row.load("a", params, folder / "train.pt", [])
+    row = Row.load("a", params, folder / "train.pt", [])
+    longer = torch.arange(TIMES * len(row.train)) % len(row.train)
+    return replace(row, train=row.train.select(longer))
 
 
 def epoch_seconds(row: Row, tracker: Tracker | None) -> list[float]:
@@ -407,12 +411,10 @@ def epoch_seconds(row: Row, tracker: Tracker | None) -> list[float]:
     )  # fmt: skip
     samples, seconds = to_unit_interval(row.validation.images[:10]), []
     with tracker or nullcontext(), ExitStack() as stack:
-        hooks = stack.enter_context(watch(tracker, samples, 1)) if tracker else Hooks()
+        hooks = stack.enter_context(watch(tracker, samples, 5)) if tracker else Hooks()
         for _ in range(row.experiment.epochs):
             start = time.perf_counter()
             hooks.on_epoch(trainer.run_epoch(hooks), trainer.kept_network)
-            if not tracker:
-                training_pictures(trainer.kept_network, samples, "an epoch")
             seconds.append(time.perf_counter() - start)
     return seconds[1:]  # the first one prepares the others
 
@@ -428,8 +430,8 @@ def test_an_epoch_takes_as_long_as_without_tracking(
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"timed {mode} {number}")
         without += epoch_seconds(row, None)
         with_it += epoch_seconds(row, start_seed(row.facts(0, {})))
-    # The quickest epochs: other work on the machine makes the others slower.
-    best, tracked = (fmean(sorted(each)[:3]) for each in (without, with_it))
+    # The quickest half: other work on the machine makes the others slower.
+    best, tracked = (fmean(sorted(each)[: len(each) // 2]) for each in (without, with_it))
     print(f"{mode}: {best:.3f} s an epoch without, {tracked:.3f} s with tracking")
     assert tracked < 1.05 * best
 
