@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from protodl.tracking.experiment_page import describe_experiment, link, serve_ui
-from protodl.tracking.store import TrackingError
 from protodl.tracking.sync import RowRuns
+from protodl.tracking.trouble import TrackingError
 from tests.chromium import BINARY, SECONDS, Page, chromium
 from tests.tracking.records import client, evaluation, first_line, seed_log, train
 
