@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_the_store_is_in_the_project_whatever_its_path(
     monkeypatch.chdir(folder)
     store = open_current()
     store.client.log_text(store.client.create_run(store.experiment_id).info.run_id, "a", "b.txt")
-    with sqlite3.connect(folder / "mlflow.db") as database:
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
         assert database.execute("SELECT count(*) FROM runs").fetchone() == (1,)
     assert len(list((folder / "mlartifacts").rglob("b.txt"))) == 1
     assert list(tmp_path.iterdir()) == [folder]
@@ -143,7 +144,7 @@ def test_a_row_is_computed_in_a_work_tree_with_an_odd_name(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| grey" in done.stdout
     assert "warning" not in done.stderr.lower()
-    with sqlite3.connect(project.folder / "mlflow.db") as store:
+    with closing(sqlite3.connect(project.folder / "mlflow.db")) as store:
         assert store.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (
             2,
         )
