@@ -306,7 +306,8 @@ def test_after_a_kill_the_same_command_ends_as_if_nothing_had_been(
     said = (tmp_path / "output").read_text()
     assert "Traceback" not in said, said
     if status and answers and ("SIGTERM" in point.victim or "SIGINT" in point.victim):
-        assert "the same command goes on" in said, said
+        # Whoever has done its work and is about to end says nothing; DVC says how it ended.
+        assert "the same command goes on" in said or "exited with -" in said, said
     after = outcome(project, point.command)
     assert {k: v for k, v in after.items() if v != usual.after.get(k)} == {}
     assert after.keys() == usual.after.keys()
