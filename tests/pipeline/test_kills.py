@@ -165,7 +165,7 @@ def outcome(project: Project, command: str) -> dict[str, Any]:
     files = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
     names = [path.relative_to(project.folder).as_posix() for path in files]
     trained = command in ("train", "run")
-    found = {
+    found: dict[str, Any] = {
         name: without_times(json.loads(path.read_bytes()))
         if path.suffix == ".json"
         else md5(path.read_bytes()).hexdigest()
