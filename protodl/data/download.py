@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from protodl.core.addresses import without_secrets
 from protodl.core.dataset_config import PUBLISHED, DatasetConfig
 from protodl.core.errors import ProtodlError
 from protodl.core.files import scratch_folder
 from protodl.data.datasets import Split, save_split
-from protodl.data.fetch import FetchError, MissingError, fetch, store, without_password
+from protodl.data.fetch import FetchError, MissingError, fetch, store
 from protodl.data.image_folder import read_folder
 from protodl.data.torchvision_sets import (
     UNPACKED,
@@ -121,7 +122,7 @@ def sources(config: DatasetConfig, mirror: str | None) -> list[Source]:
 
 def mirror_source(mirror: str) -> Source:
     """A mirror named by its folder or its address."""
-    name = f"{MIRROR_VARIABLE}={without_password(mirror)}"
+    name = f"{MIRROR_VARIABLE}={without_secrets(mirror)}"
     base = mirror if "://" in mirror else Path(mirror).expanduser().absolute().as_uri()
     if urlsplit(base).scheme not in {"file", "http", "https"}:
         raise DownloadError(
@@ -149,7 +150,7 @@ def obtain(dataset: str, checksums: Mapping[str, str], raw: Path, places: Sequen
             for path in _fetch_from(place, raw, {p: checksums[p] for p in missing}):
                 del missing[path]
         except (FetchError, tarfile.TarError) as error:
-            tried.append(without_password(f"{place.name}: {error}"))
+            tried.append(without_secrets(f"{place.name}: {error}"))
             print(f"{dataset}: {tried[-1]}", file=sys.stderr)
     if missing:
         listed = "".join(f"\n  - {line}" for line in tried)

@@ -4,7 +4,6 @@ A server may fall silent, drip, break off, answer with something else or send wi
 """
 
 import hashlib
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -57,11 +56,6 @@ def store(target: Path, md5: str, write: Callable[[BinaryIO], None]) -> None:
         file.seek(0)
         if (found := hashlib.file_digest(file, "md5").hexdigest()) != md5:
             raise FetchError(f"wrong content: its MD5 is {found} instead of {md5}")
-
-
-def without_password(text: str) -> str:
-    """The text with *** in place of what addresses in it hold before an @."""
-    return re.sub(r"//[^\s]*@", "//***@", text)
 
 
 def _copy(url: str, file: BinaryIO) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from protodl.core.addresses import without_secrets
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
 from protodl.tracking.client import Client
-from protodl.tracking.trouble import TrackingError, is_away, tell, trouble, without_secrets
+from protodl.tracking.trouble import TrackingError, is_away, tell, trouble
 
 if TYPE_CHECKING:
     from filelock import FileLock

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
+from protodl.core.addresses import without_secrets
 from protodl.core.errors import ProtodlError
 
 
@@ -52,11 +53,6 @@ def trouble(error: Exception, store: str) -> str:
     found, kind = next((found, kind) for kind in TROUBLES if (found := re.search(kind.said, said)))
     reason = found.expand(kind.reason) or said
     return without_secrets(f"the MLflow store {store} cannot be used: {reason}; {kind.advice}")
-
-
-def without_secrets(text: str) -> str:
-    """A text in which addresses have neither user and password nor a query."""
-    return re.sub(r"(\w+://)(?:[^\s/]*@)?([^\s?;,'\"]*)(?:\?[^\s;,'\"]*)?", r"\1\2", text)
 
 
 def is_away(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from protodl.tracking.kept_pictures import keep_picture
 from protodl.tracking.live import start_seed
 from protodl.tracking.store import open_current
 from protodl.tracking.sync import RowRuns, log_evaluations
-from protodl.tracking.trouble import TrackingError, without_secrets
+from protodl.tracking.trouble import TrackingError
 from tests.mlflow_fixtures import empty_project
 from tests.tracking.records import (
     all_runs,
@@ -250,16 +250,3 @@ def test_a_proxy_is_asked_for_other_machines_only(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         with pytest.raises(TrackingError, match=reason):
             open_current()
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("at http://anna:p@ss@host:1/x?token=1, not", "at http://host:1/x, not"),
-        ("postgresql://u:p@h/db?password=1 failed", "postgresql://h/db failed"),
-        ("sqlite:////a/b.db: no", "sqlite:////a/b.db: no"),
-        ("mail anna@example.org", "mail anna@example.org"),
-    ],
-)
-def test_addresses_are_shown_without_secrets(text: str, shown: str) -> None:
-    assert without_secrets(text) == shown

@@ -21,7 +21,7 @@ import pytest
 from mlflow import MlflowClient
 
 from protodl.core.config import load_params
-from protodl.core.machine import available_cpus
+from protodl.core.limits import available_cpus
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import to_unit_interval
 from protodl.data.download import download
