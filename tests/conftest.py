@@ -16,13 +16,13 @@ pytest_plugins = ["tests.mlflow_fixtures", "tests.pipeline.fixtures"]
 # have work that needs none.
 LONGEST = (
     "pipeline/test_repro.py",
+    "test_tutorial.py",
     "stages/test_train.py",
     "pipeline/test_workers.py",
     "tracking/test_experiment_page.py",
     "tracking/test_live.py",
     "benchmarks/test_benchmarks.py",
     "explanation/test_local.py",
-    "pipeline/test_queue.py",
     "pipeline/test_experiments.py",
     "pipeline/test_granularity.py",
     "studies/test_studies.py",

@@ -44,21 +44,27 @@ def describe_expectation(
     unknown = [name for name, seconds in recorded if seconds is None]
     several = f", {workers} at a time" if workers > 1 else ""
     what = _work(params, judged, todo, trained) + _elsewhere(root, trained)
+    names = ", ".join(unknown)
+    if not total:
+        return f"expected time: unknown, nothing is recorded yet of {names}{several} ({what})"
     text = f"expected time: about {format_seconds(total)}{several} ({what})"
-    if unknown:
-        text += f"; not recorded yet and on top of that: {', '.join(unknown)}"
-    return text
+    return text + (f"; not recorded yet and on top of that: {names}" if unknown else "")
 
 
 def _work(params: Params, judged: Sized, todo: Sized, trained: Sized) -> str:
     parts = []
     if judged:
-        parts.append(f"independent classifiers of {len(judged)} data sets")
+        parts.append(f"independent classifiers of {_count(judged, 'data set')}")
     if trained:
-        parts.append(f"training of {len(trained)} rows, {len(params.seeds)} seeds each")
+        seeds = _count(params.seeds, "seed")
+        parts.append(f"training of {_count(trained, 'row')}, {seeds} each")
     if len(todo) > len(trained):
-        parts.append(f"measuring and drawing of {len(todo)} rows")
+        parts.append(f"measuring and drawing of {_count(todo, 'row')}")
     return ", ".join(parts)
+
+
+def _count(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 def makespan(seconds: Iterable[float], workers: int) -> float:
