@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     option = add("run", _run, help="compute what has changed: `dvc repro` with reports")
     option("rows", nargs="*", metavar="ROW", help="rows of params.yaml; default: all")
     option("-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows in parallel")
+    option("--on", metavar="ADDRESS", help="train on a Ray cluster: host:port of its head, or auto")
     add("demo", _demo, help="the whole pipeline on the embedded sample, in .demo/")
     option = add("table", _table, help="print the table of results")
     words = "read the numbers from MLflow, not from files"
@@ -158,7 +159,8 @@ def _check(_options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from protodl.pipeline.run import run_pipeline
 
-    run_pipeline(project_root(), options.rows, options.jobs)
+    expected = "expected time: an ETA follows when trainings run" if options.on else ""
+    run_pipeline(project_root(), options.rows, options.jobs, expected=expected, cluster=options.on)
     if not options.rows:
         _fill_mlflow()  # the report stage does so too, but is not run where nothing has changed
 
