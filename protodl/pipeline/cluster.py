@@ -6,6 +6,8 @@ Ray is looked for only when a cluster is asked for.
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,12 +20,13 @@ from protodl.core.process import sigterm_interrupts
 from protodl.training.away import describe_machine
 
 AUTO = "auto"
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS, HEALTH_SECONDS = 5.0, 20.0
 LOOK_SECONDS = 2.0  # between two looks at which nodes there are
 ANSWER_SECONDS = 120.0  # for a node to say what it is, which imports torch there
 # Nothing is sent to Ray's makers, and nothing is served: a cluster needs no web page to compute.
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns of the other value
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the name is Ray's; nodes on 127.0.0.1
@@ -45,8 +48,8 @@ def joined(address: str) -> Iterator[None]:
         import ray
     except ImportError:
         raise ClusterError(
-            "--on needs Ray, which is not installed; run `pip install 'protodl[cluster]'`, on "
-            "each node of the cluster too"
+            "--on needs Ray, which is not installed; run `pip install 'protodl[cluster]'` (Python "
+            "3.11 to 3.13), on each node of the cluster too"
         ) from None
     found = _find(address)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -78,12 +81,16 @@ def _find(address: str) -> str | None:
             return None
         host, _, port = found.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (ConnectionError, OSError, ValueError) as error:
+        # Ray itself would wait for minutes for a head that is stopped, or is none.
+        ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", found]
+        subprocess.run(ask, capture_output=True, check=True, timeout=HEALTH_SECONDS)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         if address == AUTO:
             return None
+        reason = error if isinstance(error, OSError | ValueError) else "it is no head of Ray 2.60"
         raise ClusterError(
-            f"--on {address}: no Ray cluster answers there ({error}); give host:port of its head, "
-            "as `ray start --head` prints it, or `auto`"
+            f"--on {address}: no Ray cluster answers there ({reason}); give host:port of its "
+            "head, as `ray start --head` prints it, or `auto`"
         ) from None
     return found
 

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,17 +130,11 @@ def _variables(threads: int) -> dict[str, str]:
 class Queue:
     """Seeds that wait for room on a node, and those that are trained."""
 
-    def __init__(
-        self,
-        root: Path,
-        params: Params,
-        seeds: Sequence[Seed],
-        work: Callable[..., Iterator[Word]] = train_away,
-    ) -> None:
+    def __init__(self, root: Path, params: Params, seeds: Sequence[Seed]) -> None:
         import ray
         from tqdm import tqdm
 
-        self._task = ray.remote(work)
+        self._task = ray.remote(train_away)
         self._data: dict[Path, Any] = {}
         self._waiting, self._running = deque(seeds), list[Running]()
         self._total, self._failed = len(seeds), dict[str, str]()

@@ -1,26 +1,39 @@
 """Seeds that are trained on the nodes of a Ray cluster, here all on this machine."""
 
+import errno
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import psutil
 import pytest
 
 from protodl.core.config import load_params
+from protodl.core.training_log import UNTRACKED, SeedLog
 from protodl.pipeline import dispatch
-from protodl.pipeline.cluster import LOOPBACK, VARIABLES
-from protodl.training.away import Word
+from protodl.pipeline.cluster import LOOPBACK, VARIABLES, ClusterError, joined
+from protodl.tracking.sync import RowRuns
+from protodl.training.away import Request, Word, train_away
+from tests.pipeline.project import ROWS, Project
 from tests.stages.test_train import ROOT, Stage
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'protodl[cluster]'")
+TRAININGS = 1000  # in which nothing is computed
 STORE = 80 * 2**20  # bytes of a node's object store: the least that Ray takes
 
 
 @pytest.fixture(name="cluster", scope="module")
 def _cluster() -> Iterator[Any]:
     """A node with room for one training; a test adds others."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'protodl[cluster]'")
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         # Of its own, and short: Ray puts sockets there.
         for name, value in {**VARIABLES, **LOOPBACK, "RAY_TMPDIR": folder}.items():
@@ -71,27 +84,240 @@ def assert_like(stage: Stage, local: Stage) -> None:
     assert stage.log(0).fingerprint == local.log(0).fingerprint
 
 
+Listener = Callable[[dispatch.Running, Word], None]
+
+
+@pytest.fixture(name="listen")
+def _listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Listener], None]:
+    """Calls a function after each word that a training says."""
+    hear = dispatch.Queue._hear
+
+    def listen(listener: Listener) -> None:
+        def listening(queue: dispatch.Queue, running: dispatch.Running, word: Word) -> None:
+            hear(queue, running, word)
+            listener(running, word)
+
+        monkeypatch.setattr(dispatch.Queue, "_hear", listening)
+
+    return listen
+
+
 def test_a_seed_whose_node_dies_goes_on_elsewhere_to_the_same_bytes(
     stage: Stage,
     local: Stage,
     cluster: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    listen: Callable[[Listener], None],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
-    hear, first_words = dispatch.Queue._hear, []
+    heard = []
 
-    def listening(queue: dispatch.Queue, running: dispatch.Running, word: Word) -> None:
-        hear(queue, running, word)
-        if word.epoch == 1 and running.node == second.node_id:
+    def listener(running: dispatch.Running, word: Word) -> None:
+        heard.append((running.node == second.node_id, word.epoch))
+        if heard[-1] == (True, 1):
             cluster.remove_node(second, allow_graceful=False)
-        first_words.append((running.node == second.node_id, word.epoch))
 
-    monkeypatch.setattr(dispatch.Queue, "_hear", listening)
+    listen(listener)
     assert train(stage, cluster) == {}
     said = capsys.readouterr().out
     assert said.count("goes on elsewhere after epoch 1: Task failed because the node") == 1
     assert "a-row: trained, every seed is in the checkpoint store" in said
-    assert (True, 1) in first_words
-    assert (True, 3) not in first_words
+    assert (True, 1) in heard and (True, 3) not in heard
     assert_like(stage, local)
+    # Trained without MLflow, a seed gets its run from its log, in the stages that follow.
+    logs = [stage.log(seed) for seed in (0, 1)]
+    assert {log.run_id for log in logs} == {UNTRACKED}
+    monkeypatch.setenv("DVC_ROOT", str(stage.folder))
+    assert len(RowRuns.of(logs).created) == 2
+    assert RowRuns.of(logs).created == []
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_training_that_hangs_is_ended_and_goes_on_elsewhere(
+    stage: Stage,
+    local: Stage,
+    cluster: Any,
+    listen: Callable[[Listener], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 30.0)
+    second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    stopped: list[int] = []
+
+    def listener(running: dispatch.Running, word: Word) -> None:
+        if running.node == second.node_id and word.epoch == 1 and not stopped:
+            stopped.append(word.process)
+            os.kill(word.process, signal.SIGSTOP)
+
+    listen(listener)
+    assert train(stage, cluster) == {}
+    cluster.remove_node(second)
+    assert "goes on elsewhere after epoch 1: no word for 3" in capsys.readouterr().out
+    assert not psutil.pid_exists(stopped[0])
+    assert_like(stage, local)
+
+
+def fails_with_seed_1(
+    request: Request, data: "npt.NDArray[np.uint8]", checkpoint: bytes
+) -> Iterator[Word]:
+    """What `train_away` is replaced by."""
+    if request.seed == 1:
+        yield Word(os.getpid())
+        raise RuntimeError("bad memory")
+    yield from train_away(request, data, checkpoint)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_seed_that_fails_by_itself_is_tried_three_times(
+    stage: Stage, cluster: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "train_away", fails_with_seed_1)
+    assert train(stage, cluster) == {"a-row": "seed 1: bad memory"}
+    said = capsys.readouterr().out
+    assert said.count("a-row seed 1: goes on elsewhere after epoch 0: bad memory") == 2
+    assert said.count("a-row seed 1: failed: bad memory") == 1
+    (log,) = (stage.folder / ".protodl").rglob("log.json")
+    assert SeedLog.read(log).seed == 0
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from protodl.core.config import load_params
+from protodl.pipeline.dispatch import train_missing
+train_missing(Path(), load_params("params.yaml"), ["a-row"], sys.argv[1])
+"""
+
+
+def processes_of(folder: str) -> list[str]:
+    """Ray's processes that keep their files there."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if folder in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {process.name()}")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_command_that_was_killed_leaves_no_process_and_goes_on(
+    stage: Stage, local: Stage, cluster: Any, listen: Callable[[Listener], None]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        own = {"RAY_TMPDIR": folder, "RAY_ADDRESS": "local", "PROTODL_THREADS": "1"}
+        command = [sys.executable, "-c", DRIVER, "auto"]
+        with subprocess.Popen(command, cwd=stage.folder, env={**os.environ, **own}) as process:
+            while not (found := list((stage.folder / ".protodl").rglob("training.pt"))):
+                assert process.poll() is None
+                time.sleep(0.01)
+            assert processes_of(folder)
+            process.kill()
+        end = time.monotonic() + 60
+        while left := processes_of(folder):
+            assert time.monotonic() < end, left
+            time.sleep(0.2)
+    assert found
+    epochs = []
+    listen(lambda running, word: epochs.append((running.seed.folder, word.epoch)))
+    assert train(stage, cluster) == {}
+    assert (found[0].parent, 2) in epochs
+    assert_like(stage, local)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_node_that_computes_otherwise_is_refused(
+    stage: Stage, cluster: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"ATEN_CPU_CAPABILITY": "default"}
+    node = cluster.add_node(num_cpus=2, object_store_memory=STORE, env_vars=other)
+    monkeypatch.setenv("PROTODL_THREADS", "2")
+    with pytest.raises(ClusterError, match="no node is like this machine"):
+        train(stage, cluster)
+    cluster.remove_node(node)
+    said = capsys.readouterr().out
+    assert "is refused: processor's instructions is DEFAULT" in said
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_what_a_cluster_cannot_do_is_said_in_one_sentence(
+    stage: Stage, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = time.monotonic()
+    monkeypatch.setenv("PROTODL_THREADS", "3")
+    with pytest.raises(ClusterError, match="asks for 3 CPU, and no node has more than 1 CPU; set"):
+        train(stage, cluster)
+    monkeypatch.delenv("PROTODL_THREADS")
+
+    def full(_content: bytes, _path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(dispatch, "write_bytes", full)
+    with pytest.raises(ClusterError, match="No space left on device; make room and run"):
+        train(stage, cluster)
+    nowhere = "127.0.0.1:1"
+    with pytest.raises(ClusterError, match="no Ray cluster answers there"), joined(nowhere):
+        pass
+    assert time.monotonic() - started < 60
+
+
+def trains_nothing(
+    _request: Request, _data: "npt.NDArray[np.uint8]", _checkpoint: bytes
+) -> Iterator[Word]:
+    """What `train_away` is replaced by."""
+    yield Word(os.getpid(), files={"log.json": b"{}"})
+
+
+@pytest.mark.slow
+def test_a_training_costs_little_to_hand_out_and_no_memory(
+    stage: Stage, cluster: Any, listen: Callable[[Listener], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "train_away", trains_nothing)
+    stage.write_params(", ".join(map(str, range(TRAININGS))))
+    seen: list[tuple[float, float]] = []
+
+    def listener(_running: dispatch.Running, _word: Word) -> None:
+        seen.append((time.monotonic(), psutil.Process().memory_info().rss / 2**20))
+
+    listen(listener)
+    assert train(stage, cluster) == {}
+    assert len(seen) == TRAININGS
+    (start, _), (_, before), (end, after) = seen[0], seen[TRAININGS // 4], seen[-1]
+    each, growth = (end - start) / TRAININGS, after - before
+    print(f"{1000 * each:.1f} ms for each training, {growth:.1f} MiB more after the first quarter")
+    assert each < 0.2
+    assert growth < 20
+
+
+@pytest.mark.faults
+def test_without_ray_its_installation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ClusterError, match=r"pip install 'protodl\[cluster\]'"), joined("auto"):
+        pass
+
+
+@pytest.mark.slow
+def test_a_run_on_a_cluster_ends_as_one_without(computed: Project, project_copy: Project) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'protodl[cluster]'")
+    for name in (".protodl", ".dvc/cache/runs", "mlflow.db", *(f"models/{row}" for row in ROWS)):
+        path = project_copy.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_ADDRESS", "local")
+        done = project_copy.run("protodl.cli", "run", "--on", "auto")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for row in ROWS:
+        assert f"{row}: trained, every seed is in the checkpoint store" in done.stdout
+        assert project_copy.model(row) == computed.model(row)
+        assert project_copy.read(f"results/rows/{row}/training/seed-0.json")["run_id"] == UNTRACKED
+    synced = project_copy.run("protodl.cli", "sync")
+    assert synced.stdout.startswith("0 runs created"), synced.stdout + synced.stderr
