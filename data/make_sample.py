@@ -62,7 +62,10 @@ def make_sample(
             meta = (mirror / folder / "batches.meta").read_bytes()
             contents = {**_cifar_files(drawn), "batches.meta": meta}
         files |= {f"{folder}/{name}": content for name, content in contents.items()}
-    md5s = {path: hashlib.md5(content).hexdigest() for path, content in sorted(files.items())}
+    md5s = {
+        path: hashlib.md5(content, usedforsecurity=False).hexdigest()
+        for path, content in sorted(files.items())
+    }
     files[CHECKSUMS_FILE] = (json.dumps(md5s, indent=2) + "\n").encode()
     for path, content in files.items():
         (output / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The command `protodl`: what to do, in words; the doing is elsewhere."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,15 +11,21 @@ from typing import Any
 import shtab
 
 from protodl import __version__
+from protodl.core.check import check_params
 from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
-from protodl.core.process import GO_ON, end_by, sigterm_interrupts
+from protodl.core.stage import run_reporting
 
 EXPLAIN = (
     "Writes a sheet (PNG) and JSON for each image, a summary (CSV) of several, and says in words"
     " what is there. Photos and drawings are prepared as the makers of the data set prepared"
     " theirs: cut out, scaled, centred, light on dark."
+)
+VERIFY = (
+    "Hashes what is here of a row's data, models and results as DVC does, and computes its numbers"
+    " from the models again. The exit status is 0 where all is as it was recorded, 1 where"
+    " something differs, 2 where that cannot be told."
 )
 
 
@@ -36,18 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from protodl.pipeline.workers import Stopped
 
     try:
-        with sigterm_interrupts():
-            options.do(options)
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return run_reporting(lambda: options.do(options))
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from the last checkpoints", file=sys.stderr)
         return 128 + stopped.signum
-    except KeyboardInterrupt as error:
-        print(GO_ON, file=sys.stderr)
-        end_by(error)
-    return 0
 
 
 def _silence() -> None:
@@ -79,32 +78,39 @@ def _parser() -> argparse.ArgumentParser:
     option("rows", nargs="*", metavar="ROW", help="rows of params.yaml; default: all")
     option("-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows in parallel")
     option("--on", metavar="ADDRESS", help="train on a Ray cluster: host:port of its head, or auto")
+    words = "measure a row again, and compare it with dvc.lock and results/"
+    _add_verify(add("verify", _verify, help=words, description=VERIFY))
     add("demo", _demo, help="the whole pipeline on the embedded sample, in .demo/")
-    option = add("table", _table, help="print the table of results")
-    words = "read the numbers from MLflow, not from files"
-    option("--from-mlflow", action="store_true", help=words)
-    words = "put it between the marks of this file"
-    option("--write", type=Path, metavar="README.md", help=words)
+    _add_table(add("table", _table, help="print the table of results"))
     words = "say why a trained row decides on images as it does"
     _add_explain(add("explain", _explain, help=words, description=EXPLAIN))
     option = add("try", _try, help="serve a page to try rows on, on this machine")
     option("--port", type=int, default=8017)
     words = "write a row as a folder for others, as the Hugging Face Hub has them"
-    option = add("export", _export, help=words)
+    _add_export(add("export", _export, help=words))
+    option = add("ui", _ui, help="serve MLflow's web interface and print its link")
+    option("--port", type=int, default=5000)
+    add("sync", _sync, help="create the runs that MLflow lacks, from the files")
+    words = "remove checkpoints and temporary files that nothing needs, and say what that frees"
+    _add_clean(add("clean", _clean, help=words))
+    return parser
+
+
+def _add_table(option: Any) -> None:
+    words = "read the numbers from MLflow, not from files"
+    option("--from-mlflow", action="store_true", help=words)
+    words = "put it between the marks of this file"
+    option("--write", type=Path, metavar="README.md", help=words)
+
+
+def _add_export(option: Any) -> None:
     option("row", metavar="ROW", help="a row that is trained here or shipped")
     option("folder", metavar="DIR", type=Path, help="folder to write to")
     option("--seed", type=int, help="of the training; default: the first one")
     option("--onnx", action="store_true", help="classifier and explainer as ONNX, too")
-    option = add("ui", _ui, help="serve MLflow's web interface and print its link")
-    option("--port", type=int, default=5000)
-    add("sync", _sync, help="create the runs that MLflow lacks, from the files")
-    _add_clean(add)
-    return parser
 
 
-def _add_clean(add: Callable[..., Any]) -> None:
-    words = "remove checkpoints and temporary files that nothing needs, and say what that frees"
-    option = add("clean", _clean, help=words)
+def _add_clean(option: Any) -> None:
     option("-n", "--dry-run", action="store_true", help="only say it")
     words = "also checkpoints that spare a training: unfinished ones, and those of the table"
     option("--all", action="store_true", help=words)
@@ -126,6 +132,13 @@ def _add_explain(option: Any) -> None:
     option("--as-is", dest="prepare", action="store_const", const="as-is", help=words)
     words = "only resize pictures, and exchange dark and light"
     option("--invert", dest="prepare", action="store_const", const="invert", help=words)
+
+
+def _add_verify(option: Any) -> None:
+    option("row", metavar="ROW", help="row of params.yaml")
+    option("--seed", type=int, help="of the training; default: all")
+    option("--retrain", action="store_true", help="train it again first, in a temporary folder")
+    option("--json", action="store_true", help="print everything as JSON")
 
 
 def _at_least_one(text: str) -> int:
@@ -152,7 +165,7 @@ def _project() -> Path | None:
 
 
 def _check(_options: argparse.Namespace) -> None:
-    params = _params()
+    params = check_params(_relative("params.yaml"))
     print(f"params.yaml is valid: {len(params.experiments)} rows, {len(params.seeds)} seeds each")
 
 
@@ -171,6 +184,22 @@ def _fill_mlflow() -> None:
     from protodl.tracking.project import try_sync
 
     try_sync(_relative("params.yaml"), _relative(ROWS), _relative(MODELS))
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from protodl.pipeline.verify import verify
+
+    try:
+        found = verify(_relative("."), options.row, options.seed, options.retrain)
+    except (ProtodlError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        print(f"{found.table()}\n\n{found.conclusion()}")
+    if not found.equal:
+        raise SystemExit(1)
 
 
 def _demo(_options: argparse.Namespace) -> None:

@@ -3,14 +3,14 @@
 import sys
 from argparse import Namespace
 
-from protodl.core.config import load_params
+from protodl.core.check import check_params
 from protodl.core.files import write_text
 from protodl.core.stage import Stage
 
 
 def check(options: Namespace) -> None:
     """Read params.yaml, then say that it is valid."""
-    load_params(options.params)
+    check_params(options.params)
     # Always the same text: the stages that wait for this one must not run again after every edit.
     write_text("params.yaml is valid\n", options.output)
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from protodl.core.config import load_params
+from protodl.core.files import load_tensors
 from protodl.core.machine import project_root
 from protodl.core.process import alone_in
 from protodl.core.sources import closure
@@ -44,14 +45,16 @@ def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
 def deliver_seed(options: argparse.Namespace, row: Row, seed: int) -> SeedLog:
     """Put a seed's results where DVC expects them, trained before where they are not kept."""
     store = project_root() / ".protodl" / "checkpoints" / row.fingerprint(seed)
-    kept = store / FINISHED
+    kept, again = store / FINISHED, f"delete the folder {store} to train this seed again"
     with alone_in(store, f"{row.name} seed {seed}"):
-        log = SeedLog.read(kept) if kept.exists() else train_seed(row, seed, store)
+        log = SeedLog.read(kept, again) if kept.exists() else train_seed(row, seed, store)
         (store / CHECKPOINT).unlink(missing_ok=True)  # two thirds of all, of no more use
+        load_tensors(store / "network.pt", again)  # DVC would take a damaged one for the result
         shutil.copyfile(store / "network.pt", options.models / f"seed-{seed}.pt")
         shutil.copyfile(kept, options.logs / f"seed-{seed}.json")
         if row.experiment.model.project:
             before = options.models / f"seed-{seed}-unprojected.pt"
+            load_tensors(store / "unprojected.pt", again)
             shutil.copyfile(store / "unprojected.pt", before)
     return log
 

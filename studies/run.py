@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from protodl.core.config import load_params
-from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+from protodl.core.process import print_error
+from protodl.core.stage import run_reporting
 from protodl.pipeline.run import DATA_STAGES, reproduce, run_pipeline
 from protodl.pipeline.workers import Stopped
 
@@ -37,21 +38,19 @@ def run_study(folder: Path, workers: int, needs_table: bool) -> None:
 
 def main() -> int:
     """Run the study; a stop by signal has the shell's status, 128 + signal."""
+    sys.excepthook = print_error
     parser = argparse.ArgumentParser(prog="python -m studies.run", description=__doc__)
     parser.add_argument("study", choices=list(STUDIES), help="which one")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="rows in parallel")
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: 1 or more")
+    folder = FOLDER / options.study
     try:
-        run_study(FOLDER / options.study, options.jobs, STUDIES[options.study])
-    except (ProtodlError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return run_reporting(lambda: run_study(folder, options.jobs, STUDIES[options.study]))
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from the last checkpoints", file=sys.stderr)
         return 128 + stopped.signum
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pytest
 
-# One thread each, before torch is imported: the tests run in parallel on few processors.
-for variable, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
+# One thread each, before torch is imported: the tests run in parallel on few processors. MLflow is
+# as quiet as protodl makes it.
+VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+for variable, value in VARIABLES.items():
     os.environ.setdefault(variable, value)
 
 pytest_plugins = ["tests.mlflow_fixtures", "tests.pipeline.fixtures"]
@@ -21,6 +27,7 @@ LONGEST = (
     "pipeline/test_workers.py",
     "tracking/test_experiment_page.py",
     "tracking/test_live.py",
+    "tracking/test_away.py",
     "benchmarks/test_benchmarks.py",
     "explanation/test_local.py",
     "pipeline/test_experiments.py",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from protodl.tracking.trouble import tell
 from tests.shared import computed_once
 
 VARIABLES = ("MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
@@ -20,7 +21,6 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _migrate(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch.setenv("MLFLOW_LOGGING_LEVEL", "WARNING")
         import mlflow
 
         mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
@@ -44,5 +44,6 @@ def empty_project(root: Path, migrated_database: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("DVC_ROOT", str(root))
     # Set, not deleted: MLflow writes this variable itself, and only then is that undone.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    tell.cache_clear()  # a line is told once in a process
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)

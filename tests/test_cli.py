@@ -190,5 +190,18 @@ def test_the_check_stage_writes_the_same_for_every_valid_file(project: Path) -> 
     assert re.match(rf"error: params.yaml: experiments.{ROW}.epochs = 0: ", answer.stderr)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize(("encoding", "then"), [("ascii", "cat"), ("utf-8", "head -n 1")])
+def test_the_table_reaches_any_terminal_and_any_reader(encoding: str, then: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = f"{sys.executable} -m protodl.cli table | {then}"
+    answer = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert answer.stderr == ""
+    assert answer.stdout
+    assert ("\\xb1" in answer.stdout) == (encoding == "ascii")
+
+
 def test_the_committed_params_are_valid() -> None:
     assert list(load_params(ROOT / "params.yaml").experiments) == ROWS

@@ -16,7 +16,7 @@ import mlflow
 import pytest
 import yaml
 
-from protodl.core.machine import THREADS_VARIABLE
+from protodl.core.limits import THREADS_VARIABLE
 from protodl.core.training_log import SeedLog
 from tests.factories import ROOT
 from tests.pipeline.project import Project, stages_run

@@ -10,17 +10,29 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     ValidationError,
     ValidationInfo,
     model_validator,
 )
 
-from protodl.core.dataset_config import PUBLISHED, DatasetConfig, Datasets, Seed
-from protodl.core.mistakes import Section, explain, nearest, not_a_choice, one_of
+from protodl.core.dataset_config import (
+    LARGEST,
+    PUBLISHED,
+    DatasetConfig,
+    Datasets,
+    PathText,
+    Seed,
+)
+from protodl.core.mistakes import (
+    Section,
+    explain,
+    joined,
+    listed,
+    nearest,
+    not_a_choice,
+    one_of,
+    shown,
+)
 from protodl.core.params_file import ConfigError as ConfigError
 from protodl.core.params_file import base_of, on_base, read_file, resolved_rows
 
@@ -42,11 +54,19 @@ OPTIMIZERS: dict[str, str] = {
     "muon": "protodl.training.optimizers:muon",
 }
 
+# Bounds that no data set or machine reaches; what these do allow, protodl.core.check knows.
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Rate = Annotated[
+    float, Field(gt=0, le=1e30)
+]  # what float32 holds; a training says what is too much
+MOST_THREADS = 1024
+
 PresetName = Literal["paper", "port"]
 ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
 
-# Folders below models/ that are not a row's.
-RESERVED_ROW_NAMES = ("judges", "references")
+# Folders below models/ that are not a row's, and the alias in MLflow that each data set has.
+RESERVED_ROW_NAMES = ("judges", "references", "champion")
 LONGEST_ROW_NAME = 200  # a row names files: at most 255 characters with what is added to it
 
 
@@ -81,7 +101,7 @@ class ModelConfig(Section):
     decoder: Annotated[str, BeforeValidator(_registered_in(DECODERS))] = "deconv"
     # Between the decoder's layers; `port`: sigmoid for an upconv decoder of grey images, else relu.
     decoder_activation: Literal["relu", "sigmoid", "port"] = "relu"
-    num_prototypes: PositiveInt = 15
+    num_prototypes: Count = 15
     # `none`: no prototypes, a fully connected layer with ReLU in their place (a baseline).
     distance: Literal["euclidean", "squared_euclidean", "none"] = "euclidean"
     head_bias: bool = True
@@ -105,15 +125,15 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """Weights (λ) of the loss terms, and the norm of the reconstruction term."""
 
-    classification: NonNegativeFloat = 20.0
-    reconstruction: NonNegativeFloat = 1.0
-    r1: NonNegativeFloat = 1.0
-    r2: NonNegativeFloat = 1.0
+    classification: Weight = 20.0
+    reconstruction: Weight = 1.0
+    r1: Weight = 1.0
+    r2: Weight = 1.0
     reconstruction_norm: ReconstructionNorm = "l2"
     reconstruction_share: float = Field(default=1.0, gt=0, le=1)  # of each batch that is decoded
-    prototype_classification: NonNegativeFloat = 0.0
-    cycle: NonNegativeFloat = 0.0
-    diversity: NonNegativeFloat = 0.0
+    prototype_classification: Weight = 0.0
+    cycle: Weight = 0.0
+    diversity: Weight = 0.0
     prototype_start: float = Field(default=0.2, ge=0, lt=1)  # share of training without these two
     prototype_share: float = Field(default=1.0, gt=0, le=1)  # of the prototypes that a step takes
 
@@ -127,9 +147,9 @@ class LossConfig(Section):
 class AugmentConfig(Section):
     """Random changes of each training image; 0 or false switches one off."""
 
-    elastic_alpha: NonNegativeFloat = 0.0
-    elastic_sigma: PositiveFloat = 4.0
-    shift: NonNegativeInt = 0
+    elastic_alpha: Annotated[float, Field(ge=0, le=1e4)] = 0.0
+    elastic_sigma: Annotated[float, Field(gt=0, le=LARGEST)] = 4.0
+    shift: Annotated[int, Field(ge=0, lt=LARGEST)] = 0
     flip: bool = False
 
 
@@ -137,21 +157,21 @@ class OptimizerConfig(Section):
     """Optimizer, learning-rate schedule, gradient clipping and weight averaging."""
 
     name: Annotated[str, BeforeValidator(_registered_in(OPTIMIZERS))] = "adamw"
-    lr: PositiveFloat = 4e-3
-    weight_decay: NonNegativeFloat = 4e-5
+    lr: Rate = 4e-3
+    weight_decay: Weight = 4e-5
     momentum: float = Field(default=0.9, ge=0, lt=1)
     schedule: Literal["constant", "one_cycle"] = "one_cycle"
     warmup: float = Field(default=0.2, ge=0, lt=1)
-    clip_norm: NonNegativeFloat = 10.0
+    clip_norm: Weight = 10.0
     averaging: float = Field(default=0.0, ge=0, lt=1)
 
 
 class JudgeConfig(Section):
     """The independent classifier of each data set: it never sees a prototype."""
 
-    epochs: PositiveInt = 6
-    lr: PositiveFloat = 5e-3
-    batch_size: PositiveInt = 125
+    epochs: Count = 6
+    lr: Rate = 5e-3
+    batch_size: Count = 125
     seed: Seed = 0
 
 
@@ -162,8 +182,8 @@ class Recipe(Section):
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    epochs: PositiveInt = 20
-    batch_size: PositiveInt = 125
+    epochs: Count = 20
+    batch_size: Count = 125
     shuffle: bool = True
 
 
@@ -187,15 +207,15 @@ class DataConfig(Section):
 class TrainingConfig(Section):
     """Settings that all rows share."""
 
-    validation_size: PositiveInt = 5000
+    validation_size: Count = 5000
     split_seed: Seed = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Annotated[int, Field(ge=0, le=MOST_THREADS)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     cuda_graph: bool = False
-    checkpoint_every: PositiveInt = 1
-    pictures_every: PositiveInt = 5
+    checkpoint_every: Count = 1
+    pictures_every: Count = 5
 
     def num_validation(self, total: int, published: bool) -> int:
         """How many of `total` training images are validation images.
@@ -207,9 +227,9 @@ class TrainingConfig(Section):
 
 def _row_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ValueError(f"row name {name!r}: use lower-case letters, digits and '-' only")
+        raise ValueError(f"row name {shown(name)}: use lower-case letters, digits and '-' only")
     if name in RESERVED_ROW_NAMES:
-        raise ValueError(f"row name {name!r}: models/{name} holds other files; choose another name")
+        raise ValueError(f"row name {name!r} stands for something else: choose another name")
     if len(name) > LONGEST_ROW_NAME:
         raise ValueError(
             f"this row name has {len(name)} characters, {LONGEST_ROW_NAME} are allowed"
@@ -219,7 +239,7 @@ def _row_name(name: str) -> str:
 
 def _unique(seeds: list[int]) -> list[int]:
     if len(set(seeds)) != len(seeds):
-        raise ValueError(f"{seeds}: each seed may stand once")
+        raise ValueError(f"{shown(seeds)}: each seed may stand once")
     return seeds
 
 
@@ -270,7 +290,7 @@ class Params(Section):
             rows = list(self.experiments)
             raise ConfigError(
                 f"params.yaml: experiments has no row {row!r}{nearest(row, rows)}; "
-                f"rows: {', '.join(rows)}"
+                f"rows: {listed(rows)}"
             )
         return self.experiments[row]
 
@@ -284,7 +304,7 @@ class StudyRow(Experiment):
 class Study(Section):
     """The params.yaml of a study, read on top of the project's, which `base` names."""
 
-    base: str
+    base: PathText
     seeds: Seeds = Field(default=[0])
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
@@ -324,8 +344,8 @@ def _checked(kind: type[_File], path: Path, data: Mapping[str, Any]) -> _File:
     try:
         return kind.model_validate(data, context=names)
     except ValidationError as error:
-        lines = [f"{path}: {line}" for line in explain(kind, error.errors())]
-        raise ConfigError("\n".join(lines)) from None
+        lines = (f"{path}: {explain(kind, problem)}" for problem in error.errors())
+        raise ConfigError(joined(lines)) from None
 
 
 def flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

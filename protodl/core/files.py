@@ -8,12 +8,16 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from zipfile import BadZipFile, ZipFile
 
 from protodl.core.errors import ProtodlError
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 1
 TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.part")  # name of the file, process
@@ -30,13 +34,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A kill or an error leaves the file that was there before. The folder is created, and what a
     process that was killed has left in it under such a name for this file is removed.
+
+    Raises:
+        OSError: that names `path`; a full disk's own error names no file.
     """
     temporary = _temporary(path)
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(temporary):
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses even what is not there
+            temporary.unlink()
 
 
 @contextmanager
@@ -122,11 +134,43 @@ def write_tensors(data: Any, path: Path) -> None:
     import torch
 
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(data, file)  # a stream: a path would put its name into the archive
+        try:
+            torch.save(data, file)  # a stream: a path would put its name into the archive
+        except RuntimeError as error:  # torch's own, raised over that of a full disk
+            raise error.__context__ or error from None
+
+
+def load_tensors(path: Path, remedy: str) -> Any:
+    """What a file of tensors and plain values holds, on the CPU; nothing in it is executed.
+
+    Raises:
+        CheckpointError: it is missing or damaged; the message ends with `remedy`.
+    """
+    import torch
+
+    try:
+        with path.open("rb") as file:
+            _check_records(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not there; {remedy}") from None
+    except Exception as error:  # zipfile and torch raise many kinds for damaged files
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise CheckpointError(f"{path}: cannot be read ({reason}); {remedy}") from error
+
+
+def _check_records(file: BinaryIO) -> None:
+    """Compare the checksum of every record of torch's archive; torch itself does not."""
+    with ZipFile(file) as archive:
+        # Where this is set torch takes a record for a folder, and its content for nothing.
+        marked = (record.filename for record in archive.infolist() if record.external_attr)
+        if damaged := archive.testzip() or next(marked, None):
+            raise BadZipFile(f"wrong checksum of {damaged}")
 
 
 def read_tensors(path: Path, kind: str, remedy: str, build: Callable[[dict[str, Any]], T]) -> T:
-    """Load a file of tensors and plain values onto the CPU, and build from them what it holds.
+    """Load a file of tensors and plain values, and build from them what it holds.
 
     Args:
         path: the file.
@@ -137,18 +181,25 @@ def read_tensors(path: Path, kind: str, remedy: str, build: Callable[[dict[str, 
     Raises:
         CheckpointError: it is missing, damaged, of another format or holds something else.
     """
-    import torch
-
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not there; {remedy}") from None
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise CheckpointError(f"{path}: cannot be read ({reason}); {remedy}") from error
+    data = load_tensors(path, remedy)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is not a protodl file of format {FORMAT}; {remedy}")
     try:
         return build({name: value for name, value in data.items() if name != "format"})
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is not {kind} of this version; {remedy}") from error
+
+
+def tensor_of(value: Any, dtype: "torch.dtype", *shape: int) -> "torch.Tensor":
+    """The value, a tensor of that type and shape; -1 stands for any length.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.dtype != dtype or value.ndim != len(shape):
+        raise ValueError(f"expected {dtype} of {len(shape)} dimensions")
+    if any(n not in (-1, found) for n, found in zip(shape, value.shape, strict=True)):
+        raise ValueError(f"expected the shape {shape}, not {tuple(value.shape)}")
+    return value

@@ -3,15 +3,19 @@
 import ctypes
 import os
 import platform
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protodl.core.config import ConfigError, TrainingConfig
 from protodl.core.dataset_config import DatasetConfig
+from protodl.core.limits import available_cpus, threads_of_variable
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +24,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of malloc.h
 BELOW_AVX512 = ("DEFAULT", "NO AVX", "AVX2")  # torch's names of instruction sets
 # oneDNN's, of sets that lack the products of bfloat16: there they are computed six times slower.
 BELOW_BFLOAT16 = "SSE41 AVX AVX2 AVX2_VNNI AVX2_VNNI_2 AVX512_CORE AVX512_CORE_VNNI".split()
-THREADS_VARIABLE = "PROTODL_THREADS"  # set by `protodl run -j N` for each worker
 
 
 def project_root() -> Path:
@@ -39,8 +42,17 @@ def project_root() -> Path:
 
 
 def own_folder(config: DatasetConfig) -> Path | None:
-    """The folder of images of a data set that is one; a relative path begins at the project."""
-    return project_root() / Path(config.folder).expanduser() if config.folder else None
+    """The folder of images of a data set that is one; a relative path begins at the project.
+
+    Raises:
+        ConfigError: it begins with `~`, and this user has no home.
+    """
+    try:
+        return project_root() / Path(config.folder).expanduser() if config.folder else None
+    except RuntimeError:
+        raise ConfigError(
+            f"params.yaml: folder = {config.folder!r}: there is no such home; write the whole path"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -58,17 +70,12 @@ def prepare_machine(training: TrainingConfig) -> Runtime:
     """Turn `auto` into this machine's best choice; set how torch computes and keeps memory.
 
     Raises:
-        ConfigError: device cuda is asked for and there is none.
+        ConfigError: the device that is asked for cannot compute, or PROTODL_THREADS is no number.
     """
     import torch
 
-    if training.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "params.yaml: training.device = 'cuda': torch sees no GPU; use 'auto' or 'cpu'"
-        )
-    auto_device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(auto_device if training.device == "auto" else training.device)
-    threads = int(os.environ.get(THREADS_VARIABLE, "0")) or training.threads or available_cpus()
+    device = _usable_device(training.device)
+    threads = threads_of_variable() or training.threads or available_cpus()
     torch.set_num_threads(threads)
     # The momentum of a filter that died decays to denormal numbers, with which Intel's processors
     # multiply matrices 80 times slower.
@@ -85,6 +92,49 @@ def prepare_machine(training: TrainingConfig) -> Runtime:
         threads=threads,
         cuda_graph=training.cuda_graph and device.type == "cuda",
     )
+
+
+def _usable_device(asked: str) -> "torch.device":
+    """The device to compute on; `auto`: a GPU of NVIDIA's that works, else the processors."""
+    import torch
+
+    if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    device = torch.device("cuda" if asked == "auto" else asked)
+    trouble = device_trouble(device)
+    if trouble is None:
+        return device
+    if asked != "auto":
+        raise ConfigError(
+            f"params.yaml: training.device = {asked!r}: {trouble}; use 'auto' or 'cpu'"
+        )
+    print(f"warning: the processors compute, as the GPU cannot: {trouble}", file=sys.stderr)
+    return torch.device("cpu")
+
+
+@cache
+def device_trouble(device: "torch.device") -> str | None:
+    """Why a device that torch may even see cannot do a small piece of a training; None: it can."""
+    import torch
+
+    backend = torch.backends.mps if device.type == "mps" else torch.cuda
+    if not backend.is_available():
+        return "torch sees no GPU"
+    try:
+        images = torch.ones(2, 1, 8, 8, device=device)
+        kernel = torch.ones(4, 1, 3, 3, device=device, requires_grad=True)
+        codes = torch.conv2d(images, kernel, stride=2).flatten(1)
+        torch.cdist(codes, codes + 1).sum().backward()
+        torch.nn.functional.grid_sample(images, images.new_zeros(2, 8, 8, 2), align_corners=True)
+        torch.rand(4, generator=torch.Generator(device), device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:  # the latter: torch was built without it
+        return f"{type(error).__name__}: {first_sentence(error)}"
+    return None
+
+
+def first_sentence(error: BaseException) -> str:
+    """What an error of torch says before it becomes a page."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0]
 
 
 def _resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
@@ -119,13 +169,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)  # from the heap, whatever the size
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # and the heap does not shrink
-
-
-def available_cpus() -> int:
-    """Processors that this process may use (the scheduler's mask where the system has one)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
@@ -167,22 +210,33 @@ def processor_name() -> str:
     """The kind of processor, and how many of its cores may be used."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return f"{line.split(':', 1)[1].strip()}, {available_cpus()} cores"
     return f"{platform.processor() or platform.machine()}, {available_cpus()} cores"
 
 
 def git_revision() -> str:
-    """The checked-out commit, `+` where tracked files differ from it; `unknown` outside git."""
+    """The checked-out commit, `+` where tracked files differ from it; `unknown` outside git.
+
+    Says why where git refuses, as it does in a folder of another user.
+    """
     try:
         revision = _git("rev-parse", "HEAD")
         return revision + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
+    except OSError:
+        return "unknown"
+    except subprocess.CalledProcessError as error:
+        if advice := re.search(r"git config --global --add safe\.directory .*", error.stderr):
+            print(
+                "warning: the revision is recorded as unknown, as this folder is another user's; "
+                f"if you trust it: {advice.group()}",
+                file=sys.stderr,
+            )
         return "unknown"
 
 
 def _git(*arguments: str) -> str:
     return subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=True
+        ["git", *arguments], capture_output=True, text=True, errors="replace", check=True
     ).stdout.strip()

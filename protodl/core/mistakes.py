@@ -1,12 +1,68 @@
 """Sections of a file of parameters, and a mistake in one as a sentence with the nearest choice."""
 
 import difflib
+import reprlib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
+
+MOST_CHOICES = 20  # that a message lists
+LONGEST_WORD, LONGEST_LINE, LONGEST_MESSAGE = 70, 900, 3500  # characters; the others in bytes
+_SHORTENED = reprlib.Repr()
+_SHORTENED.maxlevel, _SHORTENED.maxdict, _SHORTENED.maxlist = 2, 3, 12
+_SHORTENED.maxstring = _SHORTENED.maxlong = _SHORTENED.maxother = LONGEST_WORD
+
+
+class Unread:
+    """What stands in a file as a number, and is none or not the same one for all readers."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    @property
+    def problem(self) -> str:
+        """Why no key takes it, and what to write instead."""
+        plain = self.text.replace("_", "").lstrip("0")
+        meant = f"; did you mean {plain}?" if plain.isdecimal() and len(plain) < 20 else ""
+        return (
+            "not a number that is read alike everywhere; write it in decimals without leading "
+            f"zeros, a text in quotes{meant}"
+        )
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, however large it is."""
+    return _cut(_SHORTENED.repr(value))
+
+
+def _cut(text: str) -> str:
+    text = text if text.isprintable() else repr(text)[1:-1]  # a terminal would obey it
+    return text if len(text) <= 2 * LONGEST_WORD else f"{text[: 2 * LONGEST_WORD]}…"
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Some names with commas between them, the first ones of many."""
+    names = list(names)
+    first = ", ".join(_cut(str(name)) for name in names[:MOST_CHOICES])
+    more = len(names) - MOST_CHOICES
+    return f"{first} and {more} more" if more > 0 else first
+
+
+def joined(lines: Iterable[str]) -> str:
+    """The lines of a message, each once and as many as one reads: less than 4 kB."""
+    told: dict[str, None] = {}
+    for line in lines:
+        short = line.encode(errors="backslashreplace")[:LONGEST_LINE].decode(errors="ignore")
+        if len("\n".join([*told, short]).encode()) > LONGEST_MESSAGE:
+            return "\n".join([*told, "and further mistakes"])
+        told[short] = None
+    return "\n".join(told)
 
 
 class Section(BaseModel):
@@ -20,32 +76,29 @@ def one_of(name: Any, valid: Iterable[str]) -> Any:
     names = list(valid)
     if isinstance(name, str) and name in names:
         return name
-    text = not_a_choice(str(name), names)
-    raise PydanticCustomError("unknown_name", "{text}", {"text": text})
+    raise PydanticCustomError("unknown_name", "not a valid choice", {"valid": names})
 
 
-def explain(file: type[BaseModel], problems: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line for each mistake that pydantic found in a file: key, value, nearest valid choice."""
-    return list(dict.fromkeys(_explain(file, problem) for problem in problems))
-
-
-def _explain(file: type[BaseModel], problem: Mapping[str, Any]) -> str:
+def explain(file: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """A mistake that pydantic found in a file: key, value, reason, nearest valid choice."""
     location = problem["loc"]
     parts, kind = _place(file, location)
-    key = ".".join(str(part) for part in parts)
+    key, value = ".".join(_cut(str(part)) for part in parts), problem["input"]
     is_name = location[-1:] == ("[key]",)  # what is wrong is the key, not what stands below it
-    found = key if is_name else f"{key} = {problem['input']!r}"
+    found = key if is_name else f"{key} = {shown(value)}"
     if problem["type"] == "missing":
         return f"{key}: is missing; add it"
     if problem["type"] == "extra_forbidden":
         valid = list(_place(file, location[:-1])[1].model_fields)
-        return (
-            f"{found}: unknown key{nearest(str(parts[-1]), valid)}; valid keys: {', '.join(valid)}"
-        )
+        return f"{found}: unknown key{nearest(str(parts[-1]), valid)}; valid keys: {listed(valid)}"
     if problem["type"] in ("model_type", "model_attributes_type"):
-        return f"{found}: should hold keys; valid keys: {', '.join(kind.model_fields)}"
-    if choices := _choices(kind):
-        return f"{found}: {not_a_choice(str(problem['input']), choices)}"
+        return f"{found}: should hold keys; valid keys: {listed(kind.model_fields)}"
+    if isinstance(value, Unread):
+        return f"{found}: {value.problem}"
+    if choices := problem.get("ctx", {}).get("valid") or _choices(kind):
+        return (
+            f"{found}: {not_a_choice(value if isinstance(value, str) else shown(value), choices)}"
+        )
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
@@ -85,7 +138,7 @@ def _choices(kind: Any) -> list[str]:
 
 def not_a_choice(word: str, valid: Sequence[str]) -> str:
     """The message for a word that is none of the valid ones."""
-    return f"not a valid choice{nearest(word, valid)}; choices: {', '.join(valid)}"
+    return f"not a valid choice{nearest(word, valid)}; choices: {listed(valid)}"
 
 
 def nearest(word: str, valid: Sequence[str]) -> str:

@@ -84,5 +84,6 @@ def print_error(
 def end_by(error: KeyboardInterrupt) -> None:
     """End this process as if the signal had not been caught, which is what its parent looks at."""
     number = signal.SIGTERM if isinstance(error, Interrupted) else signal.SIGINT
+    sys.stdout.flush()
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)

@@ -3,9 +3,11 @@
 import argparse
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +15,51 @@ from protodl.core.errors import ProtodlError
 from protodl.core.process import GO_ON, end_by, end_with_parent, sigterm_interrupts
 
 Options: TypeAlias = Mapping[str, str | Mapping[str, Any]]
+
+# What torch says where a device cannot go on, whatever the parameters; and what to do.
+OF_DEVICES = {
+    "can't allocate memory": "lower batch_size or model.num_prototypes",
+    "out of memory": "lower batch_size or model.num_prototypes, or say training.device: cpu",
+    "MPS": "say training.device: cpu",
+    "CUDA error": "say training.device: cpu",
+}
+
+
+def run_reporting(work: Callable[[], None]) -> int:
+    """Do what a command is for; returns its exit status.
+
+    Mistakes, and devices that give up, are told in one message, status 1; a fault of the program
+    is raised. A reader of the output who has gone (`| head`) ends it without a word, SIGINT and
+    SIGTERM with one that says how to go on.
+    """
+    let_output_pass()
+    try:
+        with sigterm_interrupts():
+            work()
+            print(end="", flush=True)  # fails here, not in the interpreter's last moment
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ProtodlError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        text = str(error) or "out of memory"
+        advice = next((advice for words, advice in OF_DEVICES.items() if words in text), None)
+        if advice is None:
+            raise
+        print(f"error: {text.partition(chr(10))[0]}; {advice}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        print(GO_ON, file=sys.stderr)
+        end_by(error)
+    return 0
+
+
+def let_output_pass() -> None:
+    """Print a character that the terminal's encoding lacks as its number, instead of failing."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -36,18 +83,13 @@ class Stage:
         # torch and MLflow bring half a million objects that stay; looking for garbage among them
         # would take a fifth of the time that a stage spends beside its own work.
         gc.set_threshold(200_000, 10, 10)
-        try:
-            with sigterm_interrupts():
-                if "DVC_STAGE" in os.environ:
-                    end_with_parent()  # otherwise a killed DVC leaves it at work, unseen
-                self.work(options)
-        except (ProtodlError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt as error:
-            print(GO_ON, file=sys.stderr)
-            end_by(error)
-        return 0
+
+        def work() -> None:
+            if "DVC_STAGE" in os.environ:
+                end_with_parent()  # otherwise a killed DVC leaves it at work, unseen
+            self.work(options)
+
+        return run_reporting(work)
 
     def _parser(self) -> argparse.ArgumentParser:
         script = sys.modules[self.work.__module__]

@@ -1,12 +1,16 @@
 """What a training and its evaluation write down, as records: no torch or MLflow to read them."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from protodl.core.errors import ProtodlError
 from protodl.core.files import write_json
+
+DIGEST = "digest"  # key of a record's file
 
 
 class ResultsError(ProtodlError):
@@ -14,28 +18,46 @@ class ResultsError(ProtodlError):
 
 
 class Record(BaseModel):
-    """An immutable record that is stored as JSON."""
+    """An immutable record that is stored as JSON, with a digest that finds damage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def _undamaged(cls, data: Any) -> Any:
+        """The content without its digest; files of earlier versions have none."""
+        if not isinstance(data, dict) or DIGEST not in data:
+            return data
+        content = {name: value for name, value in data.items() if name != DIGEST}
+        if data[DIGEST] != _digest(content):
+            raise ValueError("damaged: its digest is that of another content")
+        return content
+
+    @classmethod
+    def read(cls, path: Path, remedy: str = "run `dvc repro`") -> Self:
         """Read a record from its file.
 
         Raises:
-            ResultsError: the file is missing, or is not such a record.
+            ResultsError: the file is missing or damaged, or is not such a record.
         """
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ResultsError(f"{path}: missing; run `dvc repro`") from None
+            raise ResultsError(f"{path}: missing; {remedy}") from None
         except (OSError, UnicodeDecodeError, ValidationError) as error:
             reason = " ".join(str(error).split())
-            raise ResultsError(f"{path}: cannot be read ({reason}); run `dvc repro`") from None
+            raise ResultsError(f"{path}: cannot be read ({reason}); {remedy}") from None
 
     def write(self, path: Path) -> None:
         """Write the record as JSON; it appears whole or not at all."""
-        write_json(self.model_dump(), path)
+        content = self.model_dump()
+        write_json({**content, DIGEST: _digest(content)}, path)
+
+
+def _digest(content: Any) -> str:
+    """Hash (16 hex digits) of plain values, however their JSON is laid out."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class EpochRecord(Record):

@@ -6,16 +6,14 @@ torchvision never (protodl.data.download has it).
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile, ZipFile
 
 from protodl.core.errors import ProtodlError
-from protodl.core.files import write_tensors
+from protodl.core.files import load_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class DatasetError(ProtodlError):
-    """A split file that is missing, damaged or not of the expected kind."""
+    """A split file that is not of the expected kind."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def save_split(split: Split, path: Path) -> None:
     """
     import torch
 
-    if problem := _problem(split.images, split.labels, split.class_names):
+    if problem := problem_of(split.images, split.labels, split.class_names):
         raise ValueError(f"{path}: cannot write this split: {problem}")
     # A view would be saved with its whole storage.
     images, labels = (
@@ -134,26 +132,15 @@ def load_split(path: Path) -> Split:
     """Read a split written by the download stage.
 
     Raises:
-        DatasetError: the file is missing, damaged, or holds something else.
+        CheckpointError: the file is missing or damaged.
+        DatasetError: it holds something else.
     """
-    import torch
-
-    try:
-        with ZipFile(path) as archive:  # torch itself does not look at the checksums of records
-            damaged = archive.testzip()
-        if damaged:
-            raise BadZipFile(f"wrong checksum of {damaged}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file; {_advice(path)}") from None
-    except (BadZipFile, RuntimeError, OSError, pickle.PickleError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DatasetError(f"{path}: damaged ({reason}); {_advice(path)}") from error
+    content = load_tensors(path, _advice(path))
     needed = {"images", "labels"}
     if not isinstance(content, dict) or set(content) - {"class_names"} != needed:
         raise DatasetError(f"{path}: not a split of images and labels; {_advice(path)}")
     names = content.get("class_names", ())
-    if problem := _problem(content["images"], content["labels"], names):
+    if problem := problem_of(content["images"], content["labels"], names):
         raise DatasetError(f"{path}: {problem}; {_advice(path)}")
     return Split(content["images"], content["labels"], tuple(names))
 
@@ -163,12 +150,14 @@ def _advice(path: Path) -> str:
     return f"run `dvc repro download@{name}`"
 
 
-def _problem(images: object, labels: object, class_names: Sequence[object]) -> str | None:
+def problem_of(images: object, labels: object, class_names: object) -> str | None:
     """What keeps this from being uint8 (N, C, H, W) and int64 (N,) of the classes, or None."""
     import torch
 
     if not isinstance(images, torch.Tensor) or not isinstance(labels, torch.Tensor):
         return "images and labels must be tensors"
+    if not isinstance(class_names, list | tuple) or not {*map(type, class_names)} <= {str}:
+        return "class names must be texts"
     if images.dtype != torch.uint8 or images.ndim != 4:
         return f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
     if labels.dtype != torch.int64 or labels.ndim != 1:
@@ -186,7 +175,7 @@ def load_training(path: Path, settings: TrainingConfig) -> tuple[Split, Split]:
     """Read train.pt, divided into training and validation images as params.yaml says.
 
     Raises:
-        DatasetError, ConfigError: as `load_split` and `split_validation`.
+        CheckpointError, DatasetError, ConfigError: as `load_split` and `split_validation`.
     """
     split = load_split(path)
     size = settings.num_validation(len(split), published=not split.class_names)

@@ -1,33 +1,31 @@
-"""From the sources of a data set to its two split files.
+"""From the sources of a data set to its two split files."""
 
-pooch fetches: torchvision's own download has no time-out and writes under the final name.
-"""
-
+import hashlib
 import json
-import os
 import shutil
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
-
-import pooch
 
 from protodl.core.dataset_config import PUBLISHED, DatasetConfig
 from protodl.core.errors import ProtodlError
 from protodl.core.files import scratch_folder
 from protodl.data.datasets import Split, save_split
+from protodl.data.fetch import FetchError, MissingError, fetch, store, without_password
 from protodl.data.image_folder import read_folder
-from protodl.data.torchvision_sets import Source, public_sources, published_checksums, read_files
+from protodl.data.torchvision_sets import (
+    UNPACKED,
+    Source,
+    public_sources,
+    published_checksums,
+    read_files,
+)
 
 MIRROR_VARIABLE = "PROTODL_DATA_MIRROR"
 CHECKSUMS_FILE = "checksums.json"
-TIMEOUT_SECONDS = 30.0
 
 
 class DownloadError(ProtodlError):
@@ -102,21 +100,34 @@ def sample_checksums(config: DatasetConfig, sample: Path) -> dict[str, str]:
 def sources(config: DatasetConfig, mirror: str | None) -> list[Source]:
     """Where to fetch from, in order: the mirror if there is one, then the public sources.
 
+    A mirror may hold the files, or the public archive of them, or be that archive itself.
+
     Raises:
         DownloadError: the mirror is neither a folder nor a file://, http:// or https:// address.
     """
-    return ([mirror_source(mirror)] if mirror else []) + public_sources(config)
+    public = public_sources(config)
+    if not mirror:
+        return public
+    own = mirror_source(mirror)
+    archives = []
+    for place in public:
+        if place.archive_md5:
+            name = place.base.rpartition("/")[2]
+            inside = "" if own.base.endswith(f"/{name}/") else name
+            address = f"{own.base}{inside}".rstrip("/")
+            archives.append(Source(own.name, address, archive_md5=place.archive_md5))
+    return [own, *archives, *public]
 
 
 def mirror_source(mirror: str) -> Source:
     """A mirror named by its folder or its address."""
+    name = f"{MIRROR_VARIABLE}={without_password(mirror)}"
     base = mirror if "://" in mirror else Path(mirror).expanduser().absolute().as_uri()
     if urlsplit(base).scheme not in {"file", "http", "https"}:
         raise DownloadError(
-            f"{MIRROR_VARIABLE}={mirror}: must be a folder, or an address that begins with "
-            "file://, http:// or https://"
+            f"{name}: must be a folder, or an address that begins with file://, http:// or https://"
         )
-    return Source(f"{MIRROR_VARIABLE}={mirror}", base.rstrip("/") + "/")
+    return Source(name, base.rstrip("/") + "/")
 
 
 def obtain(dataset: str, checksums: Mapping[str, str], raw: Path, places: Sequence[Source]) -> None:
@@ -124,6 +135,7 @@ def obtain(dataset: str, checksums: Mapping[str, str], raw: Path, places: Sequen
 
     Raises:
         DownloadError: some file came from no source.
+        OSError: nothing can be written into `raw`.
     """
     missing = _inspect(raw, checksums)
     tried = [f"already in {raw}: {_summary(missing)}"]
@@ -136,8 +148,8 @@ def obtain(dataset: str, checksums: Mapping[str, str], raw: Path, places: Sequen
         try:
             for path in _fetch_from(place, raw, {p: checksums[p] for p in missing}):
                 del missing[path]
-        except (OSError, tarfile.TarError) as error:
-            tried.append(f"{place.name}: {error}")
+        except (FetchError, tarfile.TarError) as error:
+            tried.append(without_password(f"{place.name}: {error}"))
             print(f"{dataset}: {tried[-1]}", file=sys.stderr)
     if missing:
         listed = "".join(f"\n  - {line}" for line in tried)
@@ -151,15 +163,30 @@ def obtain(dataset: str, checksums: Mapping[str, str], raw: Path, places: Sequen
         )
 
 
+def _forms(path: str, md5: str) -> Iterator[tuple[str, str]]:
+    """The path and MD5 of a raw file, and those of the same one unpacked."""
+    yield path, md5
+    if md5 in UNPACKED:
+        yield path.removesuffix(".gz"), UNPACKED[md5]
+
+
+def _whole(folder: Path, path: str, md5: str) -> Path | None:
+    """A raw file that is there whole, as it is published or unpacked."""
+    for name, expected in _forms(path, md5):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "md5").hexdigest() == expected:
+                    return folder / name
+    return None
+
+
 def _inspect(folder: Path, checksums: Mapping[str, str]) -> dict[str, str]:
     """The files that are not there whole, and what is wrong with each."""
-    problems = {}
-    for path, expected in checksums.items():
-        if not (folder / path).is_file():
-            problems[path] = "not there"
-        elif pooch.file_hash(str(folder / path), "md5") != expected:
-            problems[path] = "wrong checksum"
-    return problems
+    return {
+        path: "wrong checksum" if (folder / path).is_file() else "not there"
+        for path, md5 in checksums.items()
+        if not _whole(folder, path, md5)
+    }
 
 
 def _summary(problems: Mapping[str, str]) -> str:
@@ -175,50 +202,47 @@ def _fetch_from(place: Source, raw: Path, checksums: Mapping[str, str]) -> Itera
     """Fetch each file into `raw`, yielding its path once it stands there whole."""
     if place.archive_md5 is None:
         for path, md5 in checksums.items():
-            _fetch(place.base + path.removeprefix(place.cut), raw / path, md5, path)
+            try:
+                _fetch_file(place, raw, path, md5)
+            except FetchError as error:
+                raise FetchError(f"{path}: {error}") from error
             yield path
         return
     with scratch_folder(raw / "archive") as scratch:
         archive = scratch / "archive"
-        _fetch(place.base, archive, place.archive_md5, "the archive")
-        pooch.Untar(extract_dir="unpacked")(str(archive), "download", None)
-        unpacked = Source(place.name, f"{(scratch / 'unpacked').absolute().as_uri()}/")
-        yield from _fetch_from(unpacked, raw, checksums)
+        try:
+            fetch(place.base, archive, place.archive_md5)
+        except FetchError as error:
+            raise FetchError(f"the archive: {error}") from error
+        with tarfile.open(archive) as members:
+            for path, md5 in checksums.items():
+                _take(members, path, raw / path, md5)
+                yield path
 
 
-def _fetch(url: str, target: Path, md5: str, label: str) -> None:
-    """Bring `url` to `target`, which comes to exist only when it is whole; raises OSError."""
-    pooch.get_logger().setLevel("WARNING")
+def _fetch_file(place: Source, raw: Path, path: str, md5: str) -> None:
+    """Fetch a file in whatever form a source has it: in its folder or not, packed or not."""
+    first: MissingError | None = None
+    for name, expected in _forms(path, md5):
+        for address in dict.fromkeys((name.removeprefix(place.cut), Path(name).name)):
+            try:
+                return fetch(place.base + address, raw / name, expected)
+            except MissingError as error:
+                first = first or error
+    assert first is not None
+    raise first
+
+
+def _take(members: tarfile.TarFile, path: str, target: Path, md5: str) -> None:
+    """Copy one member of an archive; no other one is unpacked, wherever its name points."""
     try:
-        with scratch_folder(target) as scratch:  # pooch's own temporary names stay after a kill
-            pooch.retrieve(url, f"md5:{md5}", target.name, scratch, downloader=_copy)
-            os.replace(scratch / target.name, target)
-    except ValueError as error:  # the checksum is another
-        raise OSError(f"{label}: wrong content: {error}") from error
-    except (OSError, HTTPException) as error:
-        if isinstance(error, HTTPError):
-            error.close()
-        raise OSError(f"{label}: {error or type(error).__name__}") from error
-
-
-def _copy(url: str, output: str, _pooch: object) -> None:
-    """Copy what a file://, http:// or https:// address gives, byte by byte, into a file.
-
-    pooch's own downloaders know no file://, and unpack what a server calls compressed.
-    """
-    from tqdm import tqdm
-
-    Path(output).unlink()  # pooch has made it, readable by its owner alone
-    request = Request(url, headers={"User-Agent": "protodl"})
-    with urlopen(request, timeout=TIMEOUT_SECONDS) as response, Path(output).open("xb") as file:
-        said = response.headers.get("Content-Length", "")
-        length = int(said) if said.isdecimal() else 0
-        name = url.rpartition("/")[2]
-        # None shows the bar in a terminal only.
-        with tqdm.wrapattr(response, "read", length or None, desc=name, disable=None) as stream:
-            shutil.copyfileobj(stream, file)
-        if file.tell() < length:
-            raise OSError(f"only {file.tell():,} of {length:,} bytes arrived")
+        member = members.extractfile(path)
+    except KeyError:
+        member = None
+    if member is None:
+        raise FetchError(f"{path}: not in the archive")
+    with member:
+        store(target, md5, lambda file: shutil.copyfileobj(member, file))
 
 
 def parse(
@@ -230,6 +254,7 @@ def parse(
         DownloadError: a file is missing or altered.
         ReadError: as `read_files`.
     """
-    if problems := _inspect(folder, checksums):
-        raise DownloadError(f"{folder}: {_summary(problems)}")
-    return read_files(dataset, config, folder, checksums)
+    found = {path: file for path, md5 in checksums.items() if (file := _whole(folder, path, md5))}
+    if len(found) < len(checksums):
+        raise DownloadError(f"{folder}: {_summary(_inspect(folder, checksums))}")
+    return read_files(dataset, config, found)

@@ -20,9 +20,11 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from protodl.data.ink import (
+    BLANK,
     Floats,
     Ink,
     Mask,
+    NothingFound,
     bounds,
     find_ink,
     floats,
@@ -46,12 +48,14 @@ def digit(picture: Image.Image, size: int) -> Prepared:
     """A written digit as MNIST has it, (1, S, S).
 
     Raises:
-        NothingFound: the picture is blank, or its contrast too low.
+        NothingFound: the picture is blank, its contrast too low, or there is but a dot.
     """
     ink = find_ink(picture)
     rows, columns = bounds(ink.mask)
     strength, mask = ink.strength[rows, columns], ink.mask[rows, columns]
     strength = _with_usual_stroke(strength, mask)
+    if not strength.any():  # a dot
+        raise NothingFound(BLANK)
     scale = DIGIT_BOX / max(strength.shape)
     height, width = (max(1, round(side * scale)) for side in strength.shape)
     small = _resized(strength, width, height)

@@ -49,8 +49,8 @@ def as_input(image: Input, info: DatasetInfo, prepare: Preparation = "auto") -> 
             and stretched to the size; or `invert`: the same with dark and light exchanged.
 
     Raises:
-        InputError: the file is missing or no image, shape, type or values are others, or nothing
-            can be seen in it.
+        InputError: the file is missing or no image, shape, type or values are others, it has too
+            many pixels, or nothing can be seen in it.
     """
     name = "the picture"
     if isinstance(image, str | Path):
@@ -61,6 +61,7 @@ def as_input(image: Input, info: DatasetInfo, prepare: Preparation = "auto") -> 
             as_it_is = to_unit_interval(image) if image.dtype == torch.uint8 else image.float()
             return Prepared(as_it_is)
         image = _as_picture(image)
+    _require_few_pixels(image, name)
     if prepare != "auto":
         return _stretched(_eight_bits(image), info, prepare == "invert")
     try:
@@ -111,25 +112,31 @@ def picture_of_bytes(data: bytes) -> Image.Image:
 def _read(file: Path | io.BytesIO, name: str) -> Image.Image:
     _register_heic()
     try:
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            picture = Image.open(file)
-        with picture:
-            picture.draft(None, (2048, 2048))  # a JPEG at a half, a quarter, an eighth of its size
-            if picture.width * picture.height > LARGEST_PICTURE:
-                raise InputError(
-                    f"{name}: {picture.width} x {picture.height} pixels are too many "
-                    f"(at most {LARGEST_PICTURE // 10**6} million); make it smaller"
-                )
-            return ImageOps.exif_transpose(picture)
+        with warnings.catch_warnings(action="ignore"):  # of damage that does no harm
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as picture:
+                if picture.format == "EPS":  # a program, which Ghostscript would run
+                    raise UnidentifiedImageError
+                picture.draft(None, (2048, 2048))  # a JPEG at a half, a quarter, an eighth
+                _require_few_pixels(picture, name)
+                return ImageOps.exif_transpose(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name}: too large ({error}); make it smaller") from error
-    except FileNotFoundError:
+    except (FileNotFoundError, InputError):
         raise
     except UnidentifiedImageError:
         raise InputError(f"{name}: {_unknown(name)}") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for damaged files
+    except Exception as error:  # Pillow and its plugins raise many kinds for damaged files
         reason = str(error).partition("\n")[0]
         raise InputError(f"{name}: a damaged image ({reason})") from error
+
+
+def _require_few_pixels(picture: Image.Image, name: str) -> None:
+    if picture.width * picture.height > LARGEST_PICTURE:
+        raise InputError(
+            f"{name}: {picture.width} x {picture.height} pixels are too many "
+            f"(at most {LARGEST_PICTURE // 10**6} million); make it smaller"
+        )
 
 
 def _unknown(name: str) -> str:

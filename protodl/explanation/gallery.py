@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from protodl.core.files import FORMAT, read_tensors, write_tensors
+from protodl.core.files import FORMAT, read_tensors, tensor_of, write_tensors
 from protodl.data.datasets import Split, batches
 from protodl.network.network import PrototypeNetwork
 
@@ -79,8 +79,11 @@ def load_gallery(path: Path) -> Gallery:
     Raises:
         CheckpointError: the file is missing or not a gallery.
     """
+    return read_tensors(path, "a gallery", "make it: dvc repro evaluate@<row>", _gallery)
 
-    def gallery(data: Mapping[str, Any]) -> Gallery:
-        return Gallery(data["kinds"], data["indices"], Split(data["images"], data["labels"]))
 
-    return read_tensors(path, "a gallery", "make it: dvc repro evaluate@<row>", gallery)
+def _gallery(data: Mapping[str, Any]) -> Gallery:
+    kinds = [str(kind) for kind in data["kinds"]]
+    indices, labels = (tensor_of(data[n], torch.int64, len(kinds)) for n in ("indices", "labels"))
+    images = tensor_of(data["images"], torch.uint8, len(kinds), -1, -1, -1)
+    return Gallery(kinds, indices, Split(images, labels))

@@ -8,6 +8,7 @@ Shapes: C channels, H x W pixels, P prototypes, K classes.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -87,22 +88,25 @@ def load_portable(path: Path) -> tuple[Model, dict[str, Any]]:
         found = json.loads(metadata[KEY])
         if found["digest"] != _digest(found["facts"], tensors):
             raise ValueError("wrong digest")
+        facts = json.loads(found["facts"])
+        version = facts["format"]
     except (KeyError, TypeError, ValueError) as error:
         problem = f"damaged, or not written by protodl ({error})"
         raise CheckpointError(f"{path}: {problem}; {REMEDY}") from error
-    facts = json.loads(found["facts"])
-    if facts["format"] != PORTABLE_FORMAT:
-        raise CheckpointError(
-            f"{path}: format {facts['format']}, this protodl reads {PORTABLE_FORMAT}; {REMEDY}"
-        )
+    if version != PORTABLE_FORMAT:
+        problem = f"format {version}, this protodl reads {PORTABLE_FORMAT}"
+        raise CheckpointError(f"{path}: {problem}; {REMEDY}")
     try:
         return _model(facts, tensors, path), facts["measured"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is not of this version ({error}); {REMEDY}") from error
 
 
 def _model(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Model:
     known = facts["dataset"]
+    for name in (facts["row"], known["name"]):  # folders are called by them
+        if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
+            raise ValueError(f"{name!r} is no name of a row or data set")
     info = DatasetInfo(**known | {"class_names": tuple(known["class_names"])})
     config = ModelConfig.model_validate(facts["model"])
     network = PrototypeNetwork(config, info.channels, info.size, info.num_classes)

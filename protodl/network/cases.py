@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from protodl.core.files import FORMAT, read_tensors, write_tensors
+from protodl.core.files import FORMAT, read_tensors, tensor_of, write_tensors
 from protodl.data.datasets import Split, batches
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 from protodl.network.usual import (
@@ -111,8 +111,18 @@ def load_case_base(path: Path) -> CaseBase:
     Raises:
         CheckpointError: the file is missing or not a case base.
     """
+    return read_tensors(path, "a case base", "make it: dvc repro evaluate@<row>", _case_base)
 
-    def case_base(data: Mapping[str, Any]) -> CaseBase:
-        return CaseBase(data["codes"], data["labels"], Usual(**data["usual"]))
 
-    return read_tensors(path, "a case base", "make it: dvc repro evaluate@<row>", case_base)
+def _case_base(data: Mapping[str, Any]) -> CaseBase:
+    usual, numbers = Usual(**data["usual"]), torch.float32
+    classes = len(usual.class_logits)
+    tensor_of(usual.mean_distances, numbers, -1)
+    tensor_of(usual.class_logits, numbers, classes, classes)
+    tensor_of(usual.class_precisions, numbers, classes, classes, classes)
+    for ordered in (usual.errors, usual.deviations, usual.surprises):
+        tensor_of(ordered, numbers, -1)
+    if not all(isinstance(limit, float) for limit in (usual.prototype_limit, usual.case_limit)):
+        raise ValueError("expected limits that are numbers")
+    labels = tensor_of(data["labels"], torch.int64, -1)
+    return CaseBase(tensor_of(data["codes"], numbers, len(labels), -1), labels, usual)

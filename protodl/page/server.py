@@ -22,7 +22,10 @@ from protodl.explanation.model import Model
 HOST = "127.0.0.1"
 LARGEST_UPLOAD = 32 * 2**20  # bytes
 KINDS = {"try.html": "text/html", "try.css": "text/css", "try.js": "text/javascript"}
-POLICY = "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'"
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def application(rows: Mapping[str, str], load: Callable[[str], Model]) -> Any:
@@ -47,6 +50,9 @@ def application(rows: Mapping[str, str], load: Callable[[str], Model]) -> Any:
 
     @app.post("/explain/{row}")
     async def explain_image(row: str, request: Request, as_is: bool = False) -> dict[str, Any]:
+        # A browser names the page that asks; programs, which no page can lead here, do not.
+        if request.headers.get("origin", _own(request)) != _own(request):
+            raise _refusal(403, "the page of another site may not ask")
         if row not in rows:
             raise _refusal(404, f"there is no row {row}")
         data = await _body(request)
@@ -60,6 +66,10 @@ def application(rows: Mapping[str, str], load: Callable[[str], Model]) -> Any:
     return app
 
 
+def _own(request: Any) -> str:
+    return str(request.base_url).rstrip("/")
+
+
 def _file(name: str) -> Any:
     """One of the page's files; the page itself without a name."""
     from fastapi import Response
@@ -69,6 +79,7 @@ def _file(name: str) -> Any:
         raise _refusal(404, "there is no such page")
     content = files("protodl.page").joinpath(name).read_bytes()
     headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"}
+    headers |= {"X-Content-Type-Options": "nosniff"}
     return Response(content, media_type=KINDS[name], headers=headers)
 
 

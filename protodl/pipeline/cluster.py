@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protodl.core.errors import ProtodlError
-from protodl.core.machine import available_cpus
+from protodl.core.limits import available_cpus
 from protodl.core.process import sigterm_interrupts
 from protodl.training.away import describe_machine
 

@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,8 @@ import yaml
 from tabulate import tabulate
 
 from protodl.core.config import Experiment, Params, load_params
-from protodl.core.machine import available_cpus, own_folder
+from protodl.core.limits import available_cpus
+from protodl.core.machine import own_folder
 from protodl.pipeline.run import ROWS, run_pipeline
 from protodl.report.results import ResultRow, read_rows
 
@@ -21,12 +20,9 @@ EXPERIMENT = "protodl-demo"
 VALIDATION_SIZE = 400
 MAX_WORKERS = 4
 PROCESSOR_MINUTES = 6  # two processors take three minutes
-# Never copied, the second group not even where git tracks it: it was computed on the full data.
-FOREIGN = [".demo", ".git", ".venv", ".protodl", ".dvc/cache", ".dvc/tmp"]
-FOREIGN += ["mlflow.db*", "mlartifacts", "mlruns"]
-COMPUTED = ["dvc.lock", "RESULTS.md", "results", "report", "models", "data/folders.json"]
-COMPUTED += [f"studies/*/{name}" for name in ("dvc.lock", "params.ok", "models", "results")]
-LEFT_OUT = tuple(FOREIGN + COMPUTED)
+# What a run needs of the project; what else lies beside it, secrets among it, is left alone.
+NEEDED = [".dvc/config", ".dvcignore", ".gitignore", "data/.gitignore", "data/sample", "dvc.yaml"]
+NEEDED += ["params.yaml", "protodl", "stages"]
 
 
 def run_demo(root: Path) -> str:
@@ -47,7 +43,6 @@ def run_demo(root: Path) -> str:
     # Without git DVC neither needs a repository there nor touches the one around it.
     (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     os.environ.pop("DVC_ROOT", None)
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
     os.environ["MLFLOW_EXPERIMENT_NAME"] = EXPERIMENT
     workers = min(MAX_WORKERS, available_cpus())
     minutes = max(2, round(PROCESSOR_MINUTES / workers))
@@ -129,41 +124,13 @@ def _usable(params: Params) -> dict[str, Any]:
 
 
 def copy_project(root: Path, target: Path) -> None:
-    """Copy the project's own files as they are in the work tree, without computed ones."""
-    for name in own_files(root):
-        source = root / name
-        if not source.is_file():
-            continue  # deleted but still tracked, or a link to a folder
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, target / name)
-
-
-def _is_left_out(name: str) -> bool:
-    if any(fnmatchcase(name, path) or fnmatchcase(name, f"{path}/*") for path in LEFT_OUT):
-        return True
-    # Of the folders in data/ the project's own is the sample; the others are data sets.
-    first, *between = Path(name).parts[:-1] or ("",)
-    return first == "data" and between[:1] not in ([], ["sample"])
-
-
-def own_files(root: Path) -> list[str]:
-    """Relative paths of the project's own files; also where the folder is no git checkout."""
-    names = _git_files(root) if (root / ".git").exists() else None
-    if names is None:
-        names = [
-            str(path.relative_to(root))
-            for top in root.iterdir()
-            if not _is_left_out(top.name)
-            for path in (top.rglob("*") if top.is_dir() else [top])
-        ]
-    return sorted(name for name in names if not _is_left_out(name))
-
-
-def _git_files(root: Path) -> list[str] | None:
-    """What git tracks or would track; None where git is missing or refuses."""
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        answer = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return [name for name in answer.stdout.split("\0") if name]
+    """Copy what a run needs, as it is in the work tree; without git too."""
+    target.mkdir(parents=True, exist_ok=True)
+    ignored = shutil.ignore_patterns("__pycache__")
+    for source in (path for name in NEEDED if (path := root / name).exists()):
+        copy = target / source.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, copy, ignore=ignored)
+        else:
+            shutil.copy2(source, copy)

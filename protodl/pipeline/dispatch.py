@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 
 from protodl.core.config import ConfigError, Params
 from protodl.core.files import write_bytes
-from protodl.core.machine import THREADS_VARIABLE, git_revision
+from protodl.core.limits import THREADS_VARIABLE
+from protodl.core.machine import git_revision
 from protodl.core.sources import closure
 from protodl.pipeline.clean import CHECKPOINTS
 from protodl.pipeline.cluster import ClusterError, Nodes, end_process, joined, only, reason_of

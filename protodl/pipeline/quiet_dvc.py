@@ -1,15 +1,22 @@
 """`python -m protodl.pipeline.quiet_dvc`: DVC's command without lines that say nothing here.
 
-What it runs, warns of and fails with is shown as ever, in the same terminal.
+What it runs, warns of and fails with is shown as ever, in the same terminal. What it would only
+call an unexpected error, or wait for without end, is mended or named before it starts.
 """
 
+import errno
+import fcntl
+import getpass
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from protodl.core.process import end_with_parent
+from protodl.core.stage import let_output_pass
 
 NOISE = re.compile(
     r"\s*((Stage )?'[^']*' didn't change, skipping"
@@ -37,12 +44,60 @@ def tells_of_lock(record: logging.LogRecord) -> bool:
     return error is not None
 
 
+def give_what_is_missing() -> None:
+    """Set the variables by which DVC does without a user's name and without its usual caches."""
+    from dvc.dirs import site_cache_dir
+    from dvc.env import DVC_SITE_CACHE_DIR
+
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a container's user is often a number only
+        os.environ["USER"] = f"user-{os.getuid()}"
+    place = Path(site_cache_dir(), "repo")
+    there = next(folder for folder in (place, *place.parents) if folder.is_dir())
+    if not os.access(there, os.W_OK | os.X_OK):
+        os.environ[DVC_SITE_CACHE_DIR] = str(Path(".dvc/tmp/site-cache").absolute())
+
+
+def obstacle(root: Path) -> str | None:
+    """Why DVC cannot work in a folder, with the remedy; None where it can."""
+    from dvc.config import Config
+
+    core = Config(str(root / ".dvc"))["core"]
+    in_git = any((folder / ".git").exists() for folder in (root, *root.parents))
+    if not (in_git or core.get("no_scm")):
+        return (
+            f"{root} is no git repository, which DVC asks for; say `git init` here, or "
+            "`dvc config --local core.no_scm true` to do without (DVC's experiments need git)"
+        )
+    if not (core.get("hardlink_lock") or _has_locks(root / ".dvc")):
+        return (
+            f"the file system of {root} has no locks, which DVC asks for; say `dvc config --local "
+            "core.hardlink_lock true`, or move the project to another disk"
+        )
+    return None
+
+
+def _has_locks(folder: Path) -> bool:
+    try:
+        with folder.joinpath("config").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:  # EAGAIN: another process has it
+        return error.errno in (errno.EAGAIN, errno.ENOENT)
+    return True
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run DVC with these arguments; returns its exit status."""
     import dvc.cli
     from dvc.ui import ui
 
     end_with_parent()
+    let_output_pass()
+    give_what_is_missing()
+    if trouble := obstacle(Path.cwd()):
+        print(f"error: {trouble}", file=sys.stderr)
+        return 1
     locked: list[bool] = []
 
     def keep(record: logging.LogRecord) -> bool:

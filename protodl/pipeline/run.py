@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from protodl.core.config import Params, load_params
+from protodl.core.check import check_params
+from protodl.core.config import Params
 from protodl.core.errors import ProtodlError
-from protodl.core.machine import THREADS_VARIABLE, available_cpus
+from protodl.core.limits import THREADS_VARIABLE, available_cpus, free_memory
 from protodl.core.training_log import Means, ResultsError
 from protodl.pipeline.forecast import ROWS as ROWS
 from protodl.pipeline.forecast import describe_expectation, read_logs, training_seconds
@@ -27,7 +27,6 @@ FOLDERS, REPORT = "folders", "report"  # stages: looks for changes in folders of
 ACCURACIES = {"test_accuracy": "test accuracy", "validation_accuracy": "validation accuracy"}
 # What a row may need, by data.source: the largest one was seen to take 2.4 and 1.4 GiB.
 WORKER_GIB = {"full": 3.0, "sample": 1.5}
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's, not seen by psutil
 
 
 class PipelineError(ProtodlError):
@@ -60,7 +59,7 @@ def run_pipeline(
         protodl.pipeline.cluster.ClusterError: the cluster cannot be used.
         protodl.pipeline.workers.Stopped: this process was told to end.
     """
-    params = load_params(Path(os.path.relpath(root / "params.yaml")))
+    params = check_params(Path(os.path.relpath(root / "params.yaml")))
     experiments = {row: params.experiment(row) for row in rows or params.experiments}
     datasets = list(dict.fromkeys(each.dataset for each in experiments.values()))
     changed = changed_stages(root)
@@ -136,9 +135,12 @@ def changed_stages(root: Path) -> set[str]:
 def dvc_output(root: Path, *arguments: str) -> str:
     """What a command of DVC prints; raises PipelineError where it fails."""
     command = [*_dvc(), *arguments]
-    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, errors="replace", check=False
+    )
     if answer.returncode:
-        raise PipelineError(f"dvc {arguments[0]} failed:\n{answer.stderr.strip()}")
+        reason = answer.stderr.strip().removeprefix("error: ")
+        raise PipelineError(f"dvc {arguments[0]} failed: {reason}")
     return answer.stdout
 
 
@@ -205,7 +207,7 @@ def _reproducing(name: str, stages: Sequence[str]) -> Job:
 
 def _workers(root: Path, params: Params, jobs: int, workers: int) -> Workers:
     """As many workers as asked for, as there are jobs, and as the memory is enough for."""
-    count = workers_in_memory(min(workers, jobs), params.data.source, free_memory())
+    count = workers_in_memory(min(workers, jobs), params.data.source, free_memory() / 2**30)
     environments = worker_environments(count, params.training.device)
     return Workers(root, environments, prefix=count > 1)
 
@@ -220,16 +222,6 @@ def workers_in_memory(workers: int, source: str, free_gib: float) -> int:
             flush=True,
         )
     return fitting
-
-
-def free_memory() -> float:
-    """GiB that programs can still get; in a container not more than its limit."""
-    import psutil
-
-    free = float(psutil.virtual_memory().available)
-    with suppress(OSError, ValueError):  # no such file, or `max`
-        free = min(free, float(CGROUP_LIMIT.read_text()))
-    return free / 2**30
 
 
 def worker_environments(workers: int, device: str = "auto") -> list[dict[str, str]]:

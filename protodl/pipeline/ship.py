@@ -4,18 +4,17 @@
 """
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from protodl.core.config import load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+from protodl.core.stage import run_reporting
 from protodl.core.training_log import Metrics, SeedEvaluation, SeedLog
 from protodl.explanation.loading import SHIPPED, load
 from protodl.explanation.portable import save_portable
+from protodl.pipeline.lock import locked_hashes
 from protodl.pipeline.run import ROWS
 
 LARGEST = 5_000_000  # bytes of all files together
@@ -29,13 +28,13 @@ def ship(root: Path) -> list[Path]:
         ProtodlError: a row is not trained, or the files are larger than LARGEST.
     """
     params = load_params(root / "params.yaml")
-    locked = locked_models(root)
     written = []
     for row in params.experiments:
         model = load(row, params.seeds[0], root)
         if model.origin:
             raise ProtodlError(f"{row}: not trained here; run: make repro")
-        measured = {**measurements(root, row, model.seed), "models_md5": locked[row]}
+        locked = locked_hashes(root, f"train@{row}")[f"models/{row}"]
+        measured = {**measurements(root, row, model.seed), "models_md5": locked}
         written.append(SHIPPED / f"{row}.safetensors")
         save_portable(model, measured, written[-1])
     for other in set(SHIPPED.glob("*.safetensors")) - set(written):
@@ -65,27 +64,14 @@ def measurements(root: Path, row: str, seed: int) -> dict[str, Any]:
     }
 
 
-def locked_models(root: Path) -> Mapping[str, str]:
-    """The hash that dvc.lock has of the models of each row."""
-    stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-    return {
-        name.removeprefix("train@"): next(
-            out["md5"] for out in stage["outs"] if out["path"].startswith("models/")
-        )
-        for name, stage in stages.items()
-        if name.startswith("train@")
-    }
-
-
 def main() -> int:
     """Renew the shipped weights and name them."""
-    try:
+
+    def work() -> None:
         for path in ship(project_root()):
             print(f"{path}: {path.stat().st_size:,} bytes")
-    except ProtodlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_reporting(work)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ After Mitchell et al. 2019, "Model Cards for Model Reporting"; every number come
 the words stand in templates/card.md.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -25,14 +26,21 @@ CONFUSIONS = 3  # pairs of classes that are named
 
 def templates(autoescape: bool = False) -> Environment:
     """The templates of cards and HTML page; an unknown name in one of them is an error."""
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("protodl.report"),
-        autoescape=autoescape,
+        autoescape=autoescape,  # noqa: S701  Markdown is escaped by `literal`
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["literal"] = literal
+    return environment
+
+
+def literal(text: str) -> str:
+    """Markdown that shows this text as it is: no markup, link, HTML or end of a table's cell."""
+    return re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", " ".join(text.split()))
 
 
 def write_cards(rows: Iterable[ResultRow], params: Params, folder: Path, cards: Path) -> None:
@@ -101,7 +109,10 @@ def _confused(files: RowFiles, class_names: Sequence[str]) -> str:
         for lines in zip(*(seed.confusion for seed in files.evaluations), strict=True)
     ]
     errors = [
-        (count / sum(line), f"{class_names[true]} taken for {class_names[predicted]}")
+        (
+            count / sum(line),
+            f"{literal(class_names[true])} taken for {literal(class_names[predicted])}",
+        )
         for true, line in enumerate(counts)
         for predicted, count in enumerate(line)
         if count and predicted != true

@@ -7,12 +7,12 @@ import sys
 from protodl.tracking.descriptions import NOTE, shortened
 from protodl.tracking.store import (
     Store,
-    TrackingError,
     open_current,
     raising_tracking_errors,
+    shown_uri,
     tracking_uri,
-    warning_on_failure,
 )
+from protodl.tracking.trouble import TrackingError, telling_failures
 from protodl.tracking.views import CURVES, RESULTS, views
 
 # Versions of MLflow that look at it open such an experiment as one of trained models. Version 3.17
@@ -20,9 +20,10 @@ from protodl.tracking.views import CURVES, RESULTS, views
 KIND = "mlflow.experimentKind"
 
 
+@raising_tracking_errors()
 def describe_experiment(markdown: str) -> None:
     """Make the results table the experiment's description, below links to the prepared views."""
-    with warning_on_failure("the experiment's description"):
+    with telling_failures("the experiment's description"):
         store = open_current()
         links = [f"[{view.name}]({_fragment(store, view.key)})" for view in views()]
         text = shortened(f"Prototype networks. {', '.join(links)}.\n\n{markdown}")
@@ -66,7 +67,7 @@ def serve_ui(port: int) -> None:
     store = open_current()
     prepare_views(store)
     if tracking_uri().startswith("http"):
-        print(_links(tracking_uri()))
+        print(_links(shown_uri()))
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -77,7 +78,8 @@ def serve_ui(port: int) -> None:
                 f"port {port} is taken ({error}); choose another one with --port"
             ) from error
     print(_links(f"http://127.0.0.1:{port}"))
-    print("ready in about 20 seconds; Ctrl-C ends it", flush=True)
+    words = "on this machine only (for others: docs/mlflow-dvc.md); Ctrl-C ends it"
+    print(f"ready in about 20 seconds, {words}", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its processes
     server = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     where = ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", tracking_uri()]

@@ -1,31 +1,35 @@
 """The run of a seed while it is trained."""
 
+import atexit
+import shutil
 import signal
 import threading
+from contextlib import suppress
+from pathlib import Path
+from tempfile import mkdtemp
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from protodl.core.training_log import UNTRACKED, EpochRecord, SeedFacts
-from protodl.tracking.runs import (
-    create_seed_run,
-    ensure_parent,
-    epoch_metrics,
-    find_runs,
-    recorded_epochs,
-    recorded_pictures,
+from protodl.tracking.kept_pictures import keep_picture, kept_pictures, log_kept
+from protodl.tracking.recorder import END, EPOCHS, LAST, MODEL, PICTURES, Recorder, SeedRun
+from protodl.tracking.runs import log_epochs
+from protodl.tracking.served import (
+    ServedModel,
+    find_versions,
+    log_prepared,
+    prepare_model,
+    registered_name,
 )
-from protodl.tracking.served import ServedModel, find_versions, log_model, registered_name
-from protodl.tracking.store import (
-    Store,
-    experiment_name,
-    open_current,
-    unix_milliseconds,
-    warning_on_failure,
-)
+from protodl.tracking.store import experiment_name, prepare_store
+from protodl.tracking.trouble import TrackingError, telling_failures
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+# Seconds that are waited: for the run's id, at the end for all to be recorded, after a signal.
+OPENING, ENDING, STOPPING = 3.0, 6.0, 1.0
 
 
 class Terminated(SystemExit):
@@ -35,24 +39,17 @@ class Terminated(SystemExit):
 class Tracker:
     """The run of one seed while it is trained; a context manager that gives the run its status.
 
-    Without a store it records nothing, and its ids are `untracked`.
+    No method waits for the store: a thread records what they are given, and what it has not
+    recorded by the end `sync` adds from the log and the kept pictures.
     """
 
-    def __init__(
-        self,
-        facts: SeedFacts,
-        store: Store | None = None,
-        run_id: str = UNTRACKED,
-        parent_run_id: str = UNTRACKED,
-    ) -> None:
-        self.run_id = run_id
-        self.parent_run_id = parent_run_id
+    def __init__(self, facts: SeedFacts) -> None:
         self.experiment_name = experiment_name()
-        self._store = store
         self.facts = facts
-        self._epochs = recorded_epochs(store.client, run_id) if store else set()
-        self._pictures = recorded_pictures(store.client, run_id) if store else set()
+        self._records: list[EpochRecord] = []
         self._previous_handler: Any = None
+        self._recorder = Recorder(facts)
+        self._recorder.start()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -65,74 +62,99 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        status = "FINISHED" if error is None else "FAILED"
-        if isinstance(error, Terminated | KeyboardInterrupt):
-            status = "KILLED"
-        if self._previous_handler is not None:
+        is_stopped = isinstance(error, Terminated | KeyboardInterrupt)
+        status = "KILLED" if is_stopped else "FAILED" if error else "FINISHED"
+        if is_stopped and self._previous_handler is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
-        if self._store is not None:
-            with warning_on_failure(f"the end of {self.facts.row}"):
-                for run_id in (self.run_id, self.parent_run_id):
-                    self._store.client.set_terminated(run_id, status)
+        try:
+            spent = 0 if self._recorder.seed_run else OPENING
+            self._end(status, STOPPING if is_stopped else ENDING - spent)
+        except Terminated as late:
+            error = late
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
         if isinstance(error, Terminated):
             signal.raise_signal(signal.SIGTERM)  # to whom it was meant for
 
+    def _end(self, status: str, seconds: float) -> None:
+        def end(run: SeedRun) -> None:
+            log_epochs(run.store, run.run_id, self._records, run.epochs)
+            for run_id in (run.run_id, run.parent_run_id):
+                run.store.client.set_terminated(run_id, status)
+
+        self._recorder.put(END, end)
+        for path in kept_pictures(self.facts):  # that were given while the store was away
+            self._put_picture(path)
+        self._recorder.put(END if status == "KILLED" else LAST, None)
+        self._recorder.wait(seconds)
+
     @property
     def ids(self) -> dict[str, str]:
-        """Where the run is found, under the names that the log has for it."""
-        names = ("experiment_name", "run_id", "parent_run_id")
-        return {name: getattr(self, name) for name in names}
+        """Where the run is found, under the names that the log has for it.
+
+        The ids are `untracked` where the store does not tell them in time.
+        """
+        self._recorder.opened.wait(OPENING)
+        run = self._recorder.seed_run
+        return {
+            "experiment_name": self.experiment_name,
+            "run_id": run.run_id if run else UNTRACKED,
+            "parent_run_id": run.parent_run_id if run else UNTRACKED,
+        }
+
+    @property
+    def run_id(self) -> str:
+        """The id of the seed's run."""
+        return self.ids["run_id"]
+
+    @property
+    def parent_run_id(self) -> str:
+        """The id of the row's run."""
+        return self.ids["parent_run_id"]
 
     def log_epoch(self, record: EpochRecord) -> None:
-        """Record an epoch, as one request; an epoch that the run already has is left as it is."""
-        if self._store is None or record.epoch in self._epochs:
-            return
-        with warning_on_failure(f"epoch {record.epoch}"):
-            self._store.client.log_batch(self.run_id, metrics=epoch_metrics(record))
+        """Record an epoch; one that the run already has is left as it is."""
+        self._records.append(record)
+        self._recorder.put(
+            EPOCHS, lambda run: log_epochs(run.store, run.run_id, [*self._records], run.epochs)
+        )
 
     def log_picture(self, name: str, image: "npt.NDArray[np.uint8]", step: int) -> None:
-        """Record a picture, uint8 (H, W) or (H, W, 1 or 3), unless the run already has it.
+        """Record a picture, uint8 (H, W) or (H, W, 3); the UI gives a step slider."""
+        with telling_failures(f"picture {name} at step {step}"):
+            self._put_picture(keep_picture(self.facts, name, image, step))
 
-        The UI gives a step slider.
-        """
-        if self._store is None or (name, step) in self._pictures:
-            return
-        with warning_on_failure(f"picture {name} at step {step}"):
-            self._store.client.log_image(self.run_id, image, key=name, step=step)
+    def _put_picture(self, path: Path) -> None:
+        self._recorder.put(
+            PICTURES, lambda run: log_kept(run.store, run.run_id, path, run.pictures)
+        )
 
     def log_model(self, model: ServedModel, step: int, validation_accuracy: float) -> None:
         """Record and register the classifier of epoch `step`, unless the run already has one."""
-        if self._store is None:
+        run = self._recorder.seed_run
+        if self._recorder.is_away or (run and not run.store.keeps_models):
             return
-        with warning_on_failure("the model"):
+
+        def log(run: SeedRun) -> None:
             name = registered_name(self.facts.dataset)
-            if not find_versions(self._store, name, self.run_id):
-                log_model(self._store, self.facts, self.run_id, model, step, validation_accuracy)
+            if run.store.keeps_models and not find_versions(run.store, name, run.run_id):
+                log_prepared(run.store, self.facts, run.run_id, prepared, validation_accuracy)
+
+        with telling_failures("the model"):
+            folder = Path(mkdtemp())
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            prepared = prepare_model(self.facts, model, step, folder)
+            self._recorder.put(MODEL, log)
 
 
 def start_seed(facts: SeedFacts) -> Tracker:
     """Start the run of one seed, or take up the unfinished one of the same fingerprint.
 
-    A store that cannot be used gives a warning and a tracker that records nothing; `sync` creates
-    such a run later, from the log.
+    A store that cannot be used costs a line; `sync` creates such a run later, from the log.
     """
-    with warning_on_failure(f"the start of {facts.title}"):
-        return _start(open_current(), facts)
+    with suppress(TrackingError):  # the recorder tells
+        prepare_store()
     return Tracker(facts)
-
-
-def _start(store: Store, facts: SeedFacts) -> Tracker:
-    now = unix_milliseconds()
-    parent = ensure_parent(store, facts, now)
-    store.client.update_run(parent, status="RUNNING")
-    runs = find_runs(store, kind="seed", fingerprint=facts.fingerprint)
-    unfinished = [run.info.run_id for run in runs if run.info.status != "FINISHED"]
-    if unfinished:
-        store.client.update_run(unfinished[0], status="RUNNING")
-        return Tracker(facts, store, unfinished[0], parent)
-    return Tracker(facts, store, create_seed_run(store, facts, parent, now, {}), parent)
 
 
 def _raise_terminated(signum: int, _frame: FrameType | None) -> None:

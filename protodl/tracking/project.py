@@ -1,6 +1,5 @@
 """The table's side in MLflow: runs refilled from the pipeline's files, and the table read back."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,12 @@ from protodl.report.results import (
 )
 from protodl.report.tables import results_table
 from protodl.tracking.champions import set_champions
+from protodl.tracking.client import patience
 from protodl.tracking.experiment_page import describe_experiment
 from protodl.tracking.served import ServedModel
 from protodl.tracking.store import dvc_facts
 from protodl.tracking.sync import RowResult, RowRuns, read_results
+from protodl.tracking.trouble import tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,12 +87,10 @@ def try_sync(params: Path, rows: Path, models: Path) -> None:
         models: as for `sync_project`.
     """
     try:
-        created = sync_project(load_params(params), rows, models).created
+        with patience():
+            created = sync_project(load_params(params), rows, models).created
     except Exception as error:
-        print(
-            f"warning: MLflow was not brought up to date: {error}; `protodl sync` does it later",
-            file=sys.stderr,
-        )
+        tell(f"MLflow was not brought up to date: {error}; `protodl sync` does it later")
         return
     if created:
         print(f"{len(created)} runs created in MLflow", flush=True)

@@ -2,23 +2,23 @@
 
 import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from protodl.core.config import flatten
 from protodl.core.training_log import EpochRecord, SeedFacts
 from protodl.tracking.datasets import training_data
 from protodl.tracking.descriptions import NOTE, training_note
-from protodl.tracking.store import Store, unix_milliseconds
+from protodl.tracking.store import Store, run_lock, tracking_uri, unix_milliseconds
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    Choice: TypeAlias = Callable[[list[Run]], Run | None]
+
 DVC_TAGS = ("dvc_experiment", "dvc_baseline")  # facts of the environment that are tags of their own
+PARENT, ROW = "mlflow.parentRunId", {"kind": "row"}  # tags
 
 
 def _row_fingerprint(facts: SeedFacts) -> str:
@@ -27,38 +27,46 @@ def _row_fingerprint(facts: SeedFacts) -> str:
     return sha256(shared.encode()).hexdigest()[:16]
 
 
-def ensure_parent(store: Store, facts: SeedFacts, start_ms: int) -> str:
-    """Id of the run of the row, created where it is missing."""
-    runs = find_runs(store, kind="row", row_fingerprint=_row_fingerprint(facts))
-    if runs:
-        return str(runs[0].info.run_id)
-    return _create_run(store, facts, facts.row, start_ms, {"kind": "row"})
+def ensure_runs(
+    store: Store, facts: SeedFacts, choose: "Choice", start_ms: int, tags: Mapping[str, str]
+) -> "tuple[Run, str, bool]":
+    """The run of a seed and the id of its row's, created where they are missing.
+
+    Args:
+        choose: picks one of the runs of the same fingerprint; None where a new one is needed.
+        start_ms: of the runs that are created.
+        tags: of the seed's run where it is created.
+
+    Returns:
+        The seed's run, the id of the row's run, and whether the first is new.
+    """
+    with run_lock(tracking_uri()):
+        found = find_runs(store, kind="row", row_fingerprint=_row_fingerprint(facts))
+        parent = found[0] if found else _create_run(store, facts, facts.row, start_ms, ROW)
+        run = choose(find_runs(store, kind="seed", fingerprint=facts.fingerprint))
+        is_new = run is None
+        if run is None:
+            own = _seed_tags(facts) | {PARENT: parent.info.run_id} | dict(tags)
+            run = _create_run(store, facts, facts.title, start_ms, own)
+    for each in (parent, run):
+        _complete_run(store, facts, each)
+    return run, str(parent.info.run_id), is_new
 
 
-def create_seed_run(
-    store: Store, facts: SeedFacts, parent: str, start_ms: int, tags: Mapping[str, str]
-) -> str:
-    own = {
-        "kind": "seed",
-        "seed": str(facts.seed),
-        "fingerprint": facts.fingerprint,
-        "mlflow.parentRunId": parent,
-        NOTE: training_note(facts),
-    }
-    own |= {
+def _seed_tags(facts: SeedFacts) -> dict[str, str]:
+    own = {"kind": "seed", "seed": str(facts.seed), "fingerprint": facts.fingerprint}
+    environment = {
         f"environment.{key}": value
         for key, value in facts.environment.items()
         if key not in DVC_TAGS
     }
-    return _create_run(store, facts, facts.title, start_ms, {**own, **tags})
+    return own | {NOTE: training_note(facts)} | environment
 
 
 def _create_run(
     store: Store, facts: SeedFacts, name: str, start_ms: int, tags: Mapping[str, str]
-) -> str:
-    """Create a run with its tags, parameters and data set, still running."""
-    from mlflow.entities import Param
-
+) -> "Run":
+    """Create a run with its tags, still running."""
     common = {
         "row": facts.row,
         "dataset": facts.dataset,
@@ -70,15 +78,34 @@ def _create_run(
     common |= {key: facts.environment[key] for key in DVC_TAGS if key in facts.environment}
     if revision := facts.environment.get("git_revision", "").rstrip("+"):
         common["mlflow.source.git.commit"] = revision
-    run = store.client.create_run(
+    return store.client.create_run(
         store.experiment_id, start_time=start_ms, tags={**common, **tags}, run_name=name
     )
-    run_id = str(run.info.run_id)
-    parameters = [Param(key, value) for key, value in flatten(facts.parameters).items()]
+
+
+def _complete_run(store: Store, facts: SeedFacts, run: "Run") -> None:
+    """Give a run its parameters and its data set, as far as it lacks them."""
+    from mlflow.entities import Param
+
+    run_id, held = run.info.run_id, run.data.params
+    parameters = [
+        Param(name, value) for name, value in flatten(facts.parameters).items() if name not in held
+    ]
     for start in range(0, len(parameters), 100):  # a request takes 100
         store.client.log_batch(run_id, params=parameters[start : start + 100])
-    store.client.log_inputs(run_id, [training_data(facts)])
-    return run_id
+    if run.inputs is None or not run.inputs.dataset_inputs:
+        store.client.log_inputs(run_id, [training_data(facts)])
+
+
+def log_epochs(
+    store: Store, run_id: str, records: Iterable[EpochRecord], recorded: set[int]
+) -> None:
+    """Add the epochs that are not among the `recorded` ones, with their own times."""
+    missing = [record for record in records if record.epoch not in recorded]
+    metrics = [metric for record in missing for metric in epoch_metrics(record)]
+    for start in range(0, len(metrics), 1000):  # a request takes 1000
+        store.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+    recorded.update(record.epoch for record in missing)
 
 
 def find_runs(store: Store, **tags: str) -> "list[Run]":
@@ -87,15 +114,22 @@ def find_runs(store: Store, **tags: str) -> "list[Run]":
     return list(store.client.search_runs([store.experiment_id], " and ".join(terms)))
 
 
-def recorded_epochs(client: "MlflowClient", run_id: str) -> set[int]:
-    return {metric.step for metric in client.get_metric_history(run_id, "learning_rate")}
+def list_files(store: Store, run_id: str, folder: str) -> list[str]:
+    """Paths of a run's files in a folder; none where the store keeps no files.
+
+    MlflowClient.list_artifacts asks for models, too, which older servers do not know.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if not store.keeps_files:
+        return []
+    where = store.client.get_run(run_id).info.artifact_uri
+    files = get_artifact_repository(where, tracking_uri=tracking_uri()).list_artifacts(folder)
+    return [str(file.path) for file in files]
 
 
-def recorded_pictures(client: "MlflowClient", run_id: str) -> set[tuple[str, int]]:
-    """Names and steps of a run's pictures, as MLflow puts them into the names of the files."""
-    names = (Path(file.path).name for file in client.list_artifacts(run_id, "images"))
-    parts = (re.match(r"(.+)[+%]step[+%](\d+)[+%]", name) for name in names)
-    return {(re.sub("[~#]", "/", found[1]), int(found[2])) for found in parts if found}
+def recorded_epochs(store: Store, run_id: str) -> set[int]:
+    return {metric.step for metric in store.client.get_metric_history(run_id, "learning_rate")}
 
 
 def epoch_metrics(record: EpochRecord) -> list[Any]:

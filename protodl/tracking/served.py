@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protodl.core.training_log import SeedFacts
 from protodl.evaluation.measures import MEASURES
@@ -66,54 +66,95 @@ def find_versions(store: Store, name: str, run_id: str) -> list[str]:
     return sorted((str(each.version) for each in found), key=int, reverse=True)
 
 
+class Prepared(NamedTuple):
+    """A model as files, ready to be logged without the network."""
+
+    folder: Path  # of program.pt2 and facts.json
+    model: ServedModel
+    step: int  # epoch of the weights
+    scores: "npt.NDArray[np.float32] | None"  # answer to the example; None of one that explains
+    facts: dict[str, Any]
+    prototypes: "npt.NDArray[np.uint8] | None"  # picture for the description of the run
+
+
+def prepare_model(facts: SeedFacts, model: ServedModel, step: int, folder: Path) -> Prepared:
+    """Export the model of epoch `step` into a folder, without a store."""
+    words = {"row": facts.row, "seed": facts.seed, "class_names": list(model.class_names)}
+    words |= model.reasons or {}
+    scores = _export(model, folder / "program.pt2")
+    (folder / "facts.json").write_text(json.dumps(words, indent=1), encoding="utf-8")
+    return Prepared(folder, model, step, scores, words, _prototypes(facts, model, step))
+
+
 def log_model(
     store: Store, facts: SeedFacts, run_id: str, model: ServedModel, step: int, accuracy: float
 ) -> None:
-    """Save the model of epoch `step` as a script and an exported graph, and register it.
+    """Log and register the model of epoch `step`, unless the store takes none."""
+    if store.keeps_models:
+        with TemporaryDirectory() as folder:
+            prepared = prepare_model(facts, model, step, Path(folder))
+            log_prepared(store, facts, run_id, prepared, accuracy)
 
-    It loads on any machine with PACKAGES, without this project's code and on the CPU.
+
+def log_prepared(
+    store: Store, facts: SeedFacts, run_id: str, prepared: Prepared, accuracy: float
+) -> None:
+    """Save a model as a script and an exported graph, and register it.
+
+    It loads on any machine with PACKAGES, without this project's code and on the CPU. What an
+    earlier call was cut off at is completed.
     """
+    explains = prepared.model.explains
+    name = facts.row + "-explained" * explains
+    same = f"source_run_id = '{run_id}' and name = '{name}'"
+    begun = store.client.search_logged_models([store.experiment_id], same)
+    tags = {"row": facts.row, "seed": str(facts.seed), "dataset": facts.dataset}
+    logged = (
+        begun[0]
+        if begun
+        else store.client.create_logged_model(store.experiment_id, name, run_id, tags)
+    )
+    if logged.status != "READY":
+        outputs = store.client.get_run(run_id).outputs if begun else None
+        linked = {each.model_id for each in outputs.model_outputs} if outputs else set()
+        # MLflow refuses to link a model to its run a second time.
+        _upload(prepared, name, None if logged.model_id in linked else run_id, logged.model_id)
+    if prepared.prototypes is not None:
+        path = "pictures/prototypes.png"
+        store.client.log_image(run_id, prepared.prototypes, artifact_file=path)
+    _register(store, facts, run_id, str(logged.model_id), accuracy, explains=explains)
+
+
+def _upload(prepared: Prepared, name: str, run_id: str | None, model_id: str) -> None:
+    """Do what mlflow.pyfunc.log_model does, which takes no run."""
     import mlflow.pyfunc
     from mlflow.models import Model, infer_signature
 
-    name = facts.row + "-explained" * model.explains
-    words = {"row": facts.row, "seed": facts.seed, "class_names": list(model.class_names)}
-    words |= model.reasons or {}
+    model, folder = prepared.model, prepared.folder
     params = {"top": TOP} if model.explains else None
-    tags = {"row": facts.row, "seed": str(facts.seed), "dataset": facts.dataset}
-    logged = store.client.create_logged_model(store.experiment_id, name, run_id, tags)
-    with TemporaryDirectory() as folder:
-        scores = _export(model, Path(folder) / "program.pt2")
-        (Path(folder) / "facts.json").write_text(json.dumps(words, indent=1), encoding="utf-8")
-        Model.log(  # as mlflow.pyfunc.log_model does, which takes no run
-            artifact_path=None,
-            flavor=mlflow.pyfunc,
-            name=name,
-            run_id=run_id,
-            model_id=logged.model_id,
-            step=step,
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"program": f"{folder}/program.pt2", "facts": f"{folder}/facts.json"},
-            input_example=(model.example, params) if params else model.example,
-            signature=infer_signature(model.example, scores, params),
-            pip_requirements=[f"{each}=={_published_version(each)}" for each in PACKAGES],
-            metadata=words,
-        )
-    _log_prototypes(store, facts, run_id, model, step)
-    model_id = str(logged.model_id)
-    _register(store, facts, run_id, model_id, accuracy, explains=model.explains)
+    Model.log(
+        artifact_path=None,
+        flavor=mlflow.pyfunc,
+        name=name,
+        run_id=run_id,
+        model_id=model_id,
+        step=prepared.step,
+        python_model=str(Path(__file__).with_name("served_model.py")),
+        artifacts={"program": f"{folder}/program.pt2", "facts": f"{folder}/facts.json"},
+        input_example=(model.example, params) if params else model.example,
+        signature=infer_signature(model.example, prepared.scores, params),
+        pip_requirements=[f"{each}=={_published_version(each)}" for each in PACKAGES],
+        metadata=prepared.facts,
+    )
 
 
-def _log_prototypes(
-    store: Store, facts: SeedFacts, run_id: str, model: ServedModel, step: int
-) -> None:
-    """Show the prototypes of the kept network, for the description of the run."""
+def _prototypes(facts: SeedFacts, model: ServedModel, step: int) -> "npt.NDArray[np.uint8] | None":
+    """The prototypes of the kept network; the explaining model is of a seed that has them."""
     from protodl.network.network import Classifier
 
     if not isinstance(model.module, Classifier) or model.module.network.config.distance == "none":
-        return  # the explaining model is of a seed that has them already
-    picture = prototypes_picture(model.module.network, f"{facts.title}, kept epoch {step}")
-    store.client.log_image(run_id, picture, artifact_file="pictures/prototypes.png")
+        return None
+    return prototypes_picture(model.module.network, f"{facts.title}, kept epoch {step}")
 
 
 def log_model_metrics(
@@ -122,6 +163,8 @@ def log_model_metrics(
     """Record final numbers that the run has as those of its models, with their data sets."""
     from mlflow.entities import Metric
 
+    if not store.keeps_models:
+        return
     models = store.client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'")
     # With the run's own time and step a metric does not become a second point of the run.
     recorded = store.client.get_run(run_id).to_proto().data.metrics if models else []

@@ -4,41 +4,50 @@ import logging
 import os
 import re
 import sqlite3
+import tempfile
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+from protodl.tracking.client import Client
+from protodl.tracking.trouble import TrackingError, is_away, tell, trouble, without_secrets
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
-QUIET = {
+DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it holds an emoji
+    # MLflow's own are 120 s and 7 times, at each call.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
-
+QUIET = {
+    "mlflow.utils.environment": logging.ERROR,  # misses pip, which uv leaves out
+    "mlflow.store.db.utils": logging.CRITICAL,  # prints what it raises as well
+}
+LOCK_SECONDS = 5  # until a database that another process keeps locked counts as away
+NEEDED = "3.0"  # version of a server that takes models
 
 DEMO_FOLDER, DEMO_EXPERIMENT = ".demo", "protodl-demo"  # as pipeline.demo makes them
 
 
-class TrackingWarning(UserWarning):
-    """Something was not recorded in MLflow; the computation itself went on."""
-
-
-class TrackingError(ProtodlError):
-    """The MLflow store cannot be used; the message names it, the reason and what to do."""
-
-
 class Store(NamedTuple):
-    client: "MlflowClient"
+    client: "Client | MlflowClient"
     experiment_id: str
+    keeps_files: bool = True  # else it has neither pictures nor models
+    keeps_models: bool = True
 
 
 def tracking_uri() -> str:
@@ -48,7 +57,10 @@ def tracking_uri() -> str:
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    return f"sqlite:///{(_project_around_demo() or project_root()) / 'mlflow.db'}"
+    database = str((_project_around_demo() or project_root()) / "mlflow.db")
+    if unquote(database) != database or "?" in database:  # SQLAlchemy would read another path
+        database = os.path.relpath(database)
+    return f"sqlite:///{database}"
 
 
 def experiment_name() -> str:
@@ -79,6 +91,11 @@ def dvc_facts() -> dict[str, str]:
     return {fact: os.environ[name] for fact, name in names.items() if os.environ.get(name)}
 
 
+def shown_uri() -> str:
+    """The store as messages name it."""
+    return without_secrets(tracking_uri())
+
+
 def open_current() -> Store:
     """Open the store with its experiment.
 
@@ -87,8 +104,22 @@ def open_current() -> Store:
     """
     try:
         return _open_store(tracking_uri(), experiment_name())
+    except TrackingError:
+        raise
     except Exception as error:  # of MLflow, SQLAlchemy, the operating system
-        raise TrackingError(_trouble(error)) from error
+        raise TrackingError(trouble(error, shown_uri())) from error
+
+
+def prepare_store() -> None:
+    """Do what needs no answers: import MLflow, create or migrate a database in a file.
+
+    Raises:
+        TrackingError: the database cannot be used.
+    """
+    if _sqlite_file(tracking_uri()):
+        open_current()
+    else:
+        _import_mlflow()
 
 
 @contextmanager
@@ -96,79 +127,135 @@ def raising_tracking_errors() -> Iterator[None]:
     """Turn what a store that was open raises into TrackingError; other errors pass."""
     try:
         yield
+    except ProtodlError:
+        raise
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy"):
+        is_of_mlflow = type(error).__module__.partition(".")[0] == "mlflow"
+        if not (is_of_mlflow or is_away(error) or isinstance(error, OSError)):
             raise
-        raise TrackingError(_trouble(error)) from error
+        raise TrackingError(trouble(error, shown_uri())) from error
 
 
-def _trouble(error: Exception) -> str:
-    reason = " ".join(str(error).split()).partition(" [SQL:")[0] or type(error).__name__
-    advice = "check MLFLOW_TRACKING_URI"
-    if "sqlite3." in reason:
-        advice += ", or move a damaged database away: `protodl sync` fills a new one"
-    return f"the MLflow store {tracking_uri()} cannot be used: {reason}; {advice}"
+def run_lock(uri: str) -> "FileLock":
+    """What a process of this machine holds while it looks for a run and creates it."""
+    from filelock import FileLock
+
+    if database := _sqlite_file(uri):
+        return FileLock(f"{database}.lock", timeout=60)  # as long as a migration may take
+    name = f"protodl-{os.getuid()}-{sha256(uri.encode()).hexdigest()[:16]}.lock"
+    return FileLock(Path(tempfile.gettempdir()) / name, timeout=60)
+
+
+def _import_mlflow() -> None:
+    for variable, value in DEFAULTS.items():
+        os.environ.setdefault(variable, value)
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
+    import mlflow  # noqa: F401
 
 
 @lru_cache(maxsize=8)
 def _open_store(uri: str, name: str) -> Store:
     """Open the store and find or create the experiment, one process at a time."""
-    for variable, value in QUIET.items():
-        os.environ.setdefault(variable, value)
-    # It misses pip, which environments made by uv do not have and nobody needs here.
-    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    _import_mlflow()
     import mlflow
 
     mlflow.set_tracking_uri(uri)
     database = _sqlite_file(uri)
     if database is None:
-        client = mlflow.MlflowClient(uri)
-        return Store(client, _experiment(client, name, artifacts=None))
-    from filelock import FileLock
-
+        return _open_server(uri, name)
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{database}.lock"):  # migrations of a fresh database do not bear company
+    with run_lock(uri):  # migrations of a fresh database do not bear company
+        # MLflow would try a database that cannot be used for minutes.
+        with closing(sqlite3.connect(database, LOCK_SECONDS, isolation_level=None)) as probe:
+            probe.execute("PRAGMA journal_mode=WAL")  # stays in the file; ten times faster writes
+            probe.execute("BEGIN IMMEDIATE")
         client = mlflow.MlflowClient(uri)
-        experiment_id = _experiment(client, name, artifacts=database.parent / "mlartifacts")
-        connection = sqlite3.connect(database)
-        connection.execute("PRAGMA journal_mode=WAL")  # stays in the file; ten times faster writes
-        connection.close()
-    return Store(client, experiment_id)
+        experiment = _experiment(client, name, artifacts=database.parent / "mlartifacts")
+    return Store(Client(client, shown_uri()), str(experiment.experiment_id))
+
+
+def _open_server(uri: str, name: str) -> Store:
+    """A server, of which it is found out what it takes."""
+    import mlflow
+
+    host = urlsplit(uri).hostname
+    if host in ("localhost", "127.0.0.1", "::1"):
+        for variable in ("no_proxy", "NO_PROXY"):  # no proxy finds this machine
+            os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), host]))
+    client = Client(mlflow.MlflowClient(uri), without_secrets(uri))
+    experiment = _experiment(client, name, artifacts=None)
+    if not uri.startswith("http"):
+        return Store(client, str(experiment.experiment_id))
+    files = _keeps_files(uri, str(experiment.artifact_location))
+    models = files and _keeps_models(client, str(experiment.experiment_id))
+    if not files:
+        tell(
+            f"the MLflow server {without_secrets(uri)} does not take files (it was started with "
+            "--no-serve-artifacts): pictures and models are left out, all else is recorded"
+        )
+    elif not models:
+        tell(
+            f"the MLflow server {without_secrets(uri)} is older than MLflow {NEEDED}: models are "
+            "left out, all else is recorded"
+        )
+    return Store(client, str(experiment.experiment_id), files, models)
+
+
+def _keeps_files(uri: str, location: str) -> bool:
+    """Whether files reach a server: by itself, by the cloud, or in a folder that both see."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    where = urlsplit(location)
+    if where.scheme in ("", "file"):
+        return Path(unquote(where.path)).parent.is_dir()
+    try:
+        if where.scheme == "mlflow-artifacts":
+            get_artifact_repository(location, tracking_uri=uri).list_artifacts()
+    except MlflowException as error:
+        if "503" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _keeps_models(client: Client, experiment_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.search_logged_models([experiment_id], max_results=1)
+    except MlflowException as error:
+        if error.error_code != "ENDPOINT_NOT_FOUND":
+            raise
+        return False
+    return True
 
 
 def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
 
-def _experiment(client: "MlflowClient", name: str, artifacts: Path | None) -> str:
-    """Id of the experiment; a deleted one comes back, a missing one is created."""
+def _experiment(client: "Client | MlflowClient", name: str, artifacts: Path | None) -> "Experiment":
+    """The experiment; a deleted one comes back, a missing one is created."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        location = None if artifacts is None else (artifacts / permitted_name(name)).as_uri()
+        location = None
+        if artifacts is not None:
+            if not artifacts.exists():
+                artifacts.mkdir()
+            location = (artifacts / permitted_name(name)).as_uri()
         try:
-            return str(client.create_experiment(name, location))
+            return client.get_experiment(client.create_experiment(name, location))
         except MlflowException as error:  # on a server another process may have been faster
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise error
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
-    return str(experiment.experiment_id)
-
-
-@contextmanager
-def warning_on_failure(what: str) -> Iterator[None]:
-    """Turn a failure to record into a warning."""
-    try:
-        yield
-    except Exception as error:
-        warnings.warn(
-            f"MLflow did not record {what}: {error}; `protodl sync` adds what the logs hold",
-            TrackingWarning,
-            stacklevel=4,
-        )
+    return experiment
 
 
 def unix_milliseconds() -> int:

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from protodl.core.training_log import EpochRecord, ResultsError, SeedEvaluation, SeedLog
+from protodl.core.training_log import UNTRACKED, ResultsError, SeedEvaluation, SeedLog
+from protodl.tracking.client import patience
 from protodl.tracking.datasets import test_data
 from protodl.tracking.descriptions import NOTE, evaluation_note, picture, shortened
+from protodl.tracking.kept_pictures import kept_pictures, log_kept, recorded_pictures
 from protodl.tracking.runs import (
-    create_seed_run,
-    ensure_parent,
-    epoch_metrics,
+    ensure_runs,
     find_runs,
+    list_files,
+    log_epochs,
     log_numbers,
     recorded_epochs,
     set_tags,
@@ -30,14 +33,17 @@ from protodl.tracking.store import (
     experiment_name,
     open_current,
     raising_tracking_errors,
-    tracking_uri,
+    shown_uri,
     unix_milliseconds,
-    warning_on_failure,
 )
+from protodl.tracking.trouble import tell, telling_failures, trouble
 from protodl.tracking.views import POSITION, shown
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+
+SYNCED = "synced"  # tag of runs that were created from a log
 
 
 class RowResult(NamedTuple):
@@ -68,11 +74,12 @@ class RowRuns:
             TrackingError: the store cannot be opened or written.
         """
         store = open_current()
-        found = [_ensure_seed_run(store, log) for log in logs]
-        ids = [str(run.info.run_id) for run, _ in found]
-        (parent,) = {run.data.tags["mlflow.parentRunId"] for run, _ in found}
-        created = [run_id for run_id, (_, is_new) in zip(ids, found, strict=True) if is_new]
-        return cls(store, logs, ids, str(parent), created)
+        found = [_complete_seed(store, log) for log in logs]
+        ids = [run_id for run_id, _, _ in found]
+        parent = found[0][1]
+        if store.client.get_run(parent).info.status != "FINISHED":
+            store.client.set_terminated(parent, "FINISHED", max(log.end_ms for log in logs))
+        return cls(store, logs, ids, parent, [run_id for run_id, _, is_new in found if is_new])
 
     @raising_tracking_errors()
     def add_models(self, load_model: Callable[[SeedLog, bool], ServedModel | None]) -> None:
@@ -87,6 +94,8 @@ class RowRuns:
             TrackingError: the store cannot be written.
         """
         best = max(self.logs, key=lambda log: log.selected_accuracy)
+        if not self.store.keeps_models:
+            return
         for log, run_id in zip(self.logs, self.seeds, strict=True):
             for explains in (False, True) if log is best else (False,):
                 name = registered_name(log.dataset, explains)
@@ -94,13 +103,14 @@ class RowRuns:
                     continue
                 if model := load_model(log, explains):
                     accuracy = log.selected_accuracy
-                    with warning_on_failure(f"the model of {log.title}"):
+                    with telling_failures(f"the model of {log.title}"):
                         log_model(self.store, log, run_id, model, log.selected_epoch, accuracy)
 
+    @raising_tracking_errors()
     def log_evaluations(self, evaluations: Sequence[SeedEvaluation]) -> None:
         """Record what was measured of each seed: in its run, and as metrics of its models."""
         for log, run_id, seed in zip(self.logs, self.seeds, evaluations, strict=True):
-            with warning_on_failure(f"the evaluation of {seed.row} seed {seed.seed}"):
+            with telling_failures(f"the evaluation of {seed.row} seed {seed.seed}"):
                 self._log_evaluation(log, run_id, seed)
 
     def _log_evaluation(self, log: SeedLog, run_id: str, seed: SeedEvaluation) -> None:
@@ -108,7 +118,7 @@ class RowRuns:
         log_numbers(self.store, run_id, seed.metrics)
         log_model_metrics(self.store, log, run_id, seed.metrics)
         details: dict[str, Any] = seed.model_dump(include={"confusion", "prototypes"})
-        for name, content in details.items():
+        for name, content in details.items() if self.store.keeps_files else ():
             client.log_dict(run_id, content, f"{name}.json")
         tested = test_data(log, sum(map(sum, seed.confusion)))
         for each in (run_id, self.row):
@@ -118,34 +128,39 @@ class RowRuns:
         columns = shown({**seed.metrics, "num_epochs": log.num_epochs})
         set_tags(self.store, run_id, {**columns, NOTE: note})
 
+    @raising_tracking_errors()
     def log_result(self, numbers: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Record the row's numbers, and what is not a number, in its run."""
-        with warning_on_failure(f"the row {self.logs[0].row}"):
+        with telling_failures(f"the row {self.logs[0].row}"):
             log_numbers(self.store, self.row, numbers)
             now = {"reported_ms": str(unix_milliseconds())}
             set_tags(self.store, self.row, {**shown(numbers), **tags, **now})
 
+    @raising_tracking_errors()
     def place(self, position: int) -> None:
         """Give the row its place in the table, from 1 on, and its seeds theirs below it."""
-        with warning_on_failure(f"the place of {self.logs[0].row}"):
+        with telling_failures(f"the place of {self.logs[0].row}"):
             set_tags(self.store, self.row, {POSITION: f"{position:03d}"})
             for index, run_id in enumerate(self.seeds):
                 set_tags(self.store, run_id, {POSITION: f"{position:03d}.{index:03d}"})
 
+    @raising_tracking_errors()
     def log_pictures(self, pictures: Iterable[Path]) -> None:
         """Record the row's pictures in its run, under `pictures/`."""
-        with warning_on_failure(f"the pictures of {self.logs[0].row}"):
-            for path in pictures:
+        with telling_failures(f"the pictures of {self.logs[0].row}"):
+            for path in pictures if self.store.keeps_files else ():
                 self.store.client.log_artifact(self.row, str(path), "pictures")
 
+    @raising_tracking_errors()
     def describe(self, card: str) -> None:
         """Record the row's model card: in its run, as the description of it and of its models."""
         client = self.store.client
         # Cards name the models of the usual experiment.
         card = card.replace("models:/protodl-", f"models:/{own_name()}-")
         text = shortened(card)
-        with warning_on_failure(f"the model card of {self.logs[0].row}"):
-            client.log_text(self.row, card, "card.md")
+        with telling_failures(f"the model card of {self.logs[0].row}"):
+            if self.store.keeps_files:
+                client.log_text(self.row, card, "card.md")
             pictures = self._pictures(self.row, "pictures/prototypes.png")
             set_tags(self.store, self.row, {NOTE: shortened("\n\n".join([*pictures, card]))})
             for run_id in self.seeds:
@@ -155,18 +170,21 @@ class RowRuns:
 
     def _pictures(self, run_id: str, wanted: str) -> list[str]:
         """A run's pictures of this path or below it, as Markdown."""
-        files = self.store.client.list_artifacts(run_id, "pictures")
         return [
-            picture(run_id, file.path, Path(file.path).stem)
-            for file in files
-            if file.path.startswith(wanted)
+            picture(run_id, path, Path(path).stem)
+            for path in list_files(self.store, run_id, "pictures")
+            if path.startswith(wanted)
         ]
 
 
 def log_evaluations(logs: Sequence[SeedLog], evaluations: Sequence[SeedEvaluation]) -> None:
     """Record what was measured of the seeds of a row; a failure to do so is a warning."""
-    with warning_on_failure(f"the evaluation of {logs[0].row}"):
-        RowRuns.of(logs).log_evaluations(evaluations)
+    try:
+        with patience():
+            RowRuns.of(logs).log_evaluations(evaluations)
+    except Exception as error:
+        reason = trouble(error, shown_uri())
+        tell(f"{reason}; `protodl sync` or the report stage adds the evaluation")
 
 
 @raising_tracking_errors()
@@ -183,7 +201,7 @@ def read_results(rows: Iterable[str]) -> dict[str, list[RowResult]]:
         runs = [run for run in find_runs(store, kind="row", row=row) if _reported_ms(run)]
         if not runs:
             raise ResultsError(
-                f"{tracking_uri()}: experiment {experiment_name()!r} holds no result of row "
+                f"{shown_uri()}: experiment {experiment_name()!r} holds no result of row "
                 f"{row!r}; `protodl sync` adds it"
             )
         results[row] = [
@@ -197,27 +215,31 @@ def _reported_ms(run: "Run") -> int:
     return int(run.data.tags.get("reported_ms", 0))
 
 
-def _ensure_seed_run(store: Store, log: SeedLog) -> "tuple[Run, bool]":
-    """The finished run of a seed with its whole history; True where it had to be created."""
-    runs = find_runs(store, kind="seed", fingerprint=log.fingerprint)
+def _complete_seed(store: Store, log: SeedLog) -> tuple[str, str, bool]:
+    """The run of a trained seed, with all that the log and the kept pictures hold.
+
+    Returns:
+        Its id, that of the row's run, and whether it had to be created.
+    """
+    run, parent, is_new = ensure_runs(
+        store, log, partial(_run_of_log, log), log.start_ms, {SYNCED: "yes"}
+    )
+    run_id = str(run.info.run_id)
+    log_epochs(store, run_id, log.history, recorded_epochs(store, run_id))
+    if kept := kept_pictures(log):
+        recorded = recorded_pictures(store, run_id)
+        for path in kept:
+            log_kept(store, run_id, path, recorded)
+    if run.info.status != "FINISHED":
+        store.client.set_terminated(run_id, "FINISHED", log.end_ms)
+    return run_id, parent, is_new
+
+
+def _run_of_log(log: SeedLog, runs: "list[Run]") -> "Run | None":
+    """The run that a log is of, else one that ended well, else one that was cut off."""
+    own = [run for run in runs if run.info.run_id == log.run_id]
     finished = [run for run in runs if run.info.status == "FINISHED"]
-    if finished:
-        same = [run for run in finished if run.info.run_id == log.run_id]
-        run = (same or finished)[0]
-        _log_history(store, run.info.run_id, log.history)
-        return run, False
-    parent = ensure_parent(store, log, log.start_ms)
-    run_id = create_seed_run(store, log, parent, log.start_ms, {"synced": "yes"})
-    _log_history(store, run_id, log.history)
-    for ended in (run_id, parent):
-        store.client.set_terminated(ended, "FINISHED", log.end_ms)
-    return store.client.get_run(run_id), True
-
-
-def _log_history(store: Store, run_id: str, history: Sequence[EpochRecord]) -> None:
-    """Add the epochs that the run lacks, with their own times."""
-    recorded = recorded_epochs(store.client, run_id)
-    missing = [record for record in history if record.epoch not in recorded]
-    metrics = [metric for record in missing for metric in epoch_metrics(record)]
-    for start in range(0, len(metrics), 1000):  # a request takes 1000
-        store.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+    # Where the log has a run elsewhere, one that goes on here is another training's.
+    is_ours = log.run_id == UNTRACKED
+    cut = [r for r in runs if is_ours or r.info.status != "RUNNING" or SYNCED in r.data.tags]
+    return next(iter(own + finished + cut), None)

@@ -156,6 +156,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned; the next epoch is the one after it."""
+        self.network.load_state_dict(state["best_state"])  # raises where these do not fit
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -18,6 +18,7 @@ from protodl.core.files import (
     write_tensors,
     write_text,
 )
+from tests.disks import SIZE, read_only_disk, small_disk
 
 
 def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -50,6 +51,28 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> 
     assert {path.name for path in tmp_path.iterdir()} == {
         "a.txt", mine.name, other.name, ".a.txt.x.part"
     }  # fmt: skip
+
+
+@pytest.mark.faults
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "disk" / "file.pt"
+    with small_disk(path.parent) as words:
+        write_tensors({"weights": torch.arange(3.0)}, path)
+        before = path.read_bytes()
+        for size in (SIZE // 4, SIZE // 4 + 2000, SIZE):  # fails in, and after, the last record
+            with pytest.raises(OSError, match=f"{words}: '{path}'"):
+                write_tensors({"weights": torch.zeros(size)}, path)
+            with pytest.raises(OSError, match=f"{words}: '{path}'"):
+                write_text("x" * 4 * size, path)
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.faults
+def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "disk" / "file.json"
+    with read_only_disk(path.parent) as words, pytest.raises(OSError, match=f"{words}: '{path}'"):
+        write_json({}, path)
 
 
 def test_text_is_utf8_and_json_has_a_key_a_line(tmp_path: Path) -> None:

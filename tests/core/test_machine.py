@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from protodl.core.config import ConfigError, TrainingConfig
+from protodl.core.dataset_config import DatasetConfig
+from protodl.core.limits import THREADS_VARIABLE
 from protodl.core.machine import (
     BELOW_AVX512,
-    THREADS_VARIABLE,
+    device_trouble,
     environment_facts,
     git_revision,
+    own_folder,
     prepare_machine,
     project_root,
     seeded,
@@ -99,10 +102,64 @@ def test_torch_names_what_a_variable_limits_it_to() -> None:
         assert answer.stdout.strip() in BELOW_AVX512
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"training\.device = 'cuda'.*'auto' or 'cpu'"):
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+@NO_GPU
+@pytest.mark.faults
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_gpu_that_cannot_compute_is_one_sentence_where_it_is_asked_for(
+    seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch sees it or not: here it has neither the driver nor the device."""
+    device_trouble.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
+    with pytest.raises(ConfigError, match=r"training\.device = 'cuda'.*'auto' or 'cpu'") as error:
         prepare_machine(TrainingConfig(device="cuda"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@NO_GPU
+@pytest.mark.faults
+def test_auto_falls_back_from_a_gpu_that_cannot_compute_and_warns_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device_trouble.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert prepare_machine(TrainingConfig(threads=1)).device.type == "cpu"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the processors compute, as the GPU cannot: ")
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this is a Mac")
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_mac_s_gpu_that_is_not_there_is_one_sentence(
+    seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device_trouble.cache_clear()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: seen)
+    with pytest.raises(ConfigError, match=r"training\.device = 'mps'.*'auto' or 'cpu'") as error:
+        prepare_machine(TrainingConfig(device="mps"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.faults
+def test_a_home_that_is_not_there_is_named() -> None:
+    config = DatasetConfig(folder="~nobody-at-all/pictures", size=20, channels=1)
+    with pytest.raises(ConfigError, match=r"'~nobody-at-all/pictures': there is no such home"):
+        own_folder(config)
+
+
+@pytest.mark.faults
+def test_a_repository_of_another_user_is_said_and_its_revision_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for its tests
+    assert git_revision() == "unknown"
+    assert "git config --global --add safe.directory" in capsys.readouterr().err
 
 
 def test_seeded_leaves_the_global_state_as_it_was() -> None:

@@ -12,6 +12,7 @@ import torch
 
 from protodl.core.config import ConfigError
 from protodl.core.dataset_config import PUBLISHED
+from protodl.core.files import CheckpointError
 from protodl.data.datasets import (
     DATASETS,
     DatasetError,
@@ -115,7 +116,7 @@ def test_saving_replaces_an_older_file_and_a_refused_split_leaves_it(tmp_path: P
 
 
 def test_missing_file_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no such file.*`dvc repro download@mnist`"):
+    with pytest.raises(CheckpointError, match=r"not there.*`dvc repro download@mnist`"):
         load_split(tmp_path / "mnist" / "train.pt")
 
 
@@ -125,7 +126,9 @@ def test_truncated_file_is_refused(tmp_path: Path, keep: float) -> None:
     save_split(make_split([300, 400]), path)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep if keep >= 1 else keep * len(content))])
-    with pytest.raises(DatasetError, match=r"train.pt: damaged.*`dvc repro download@cifar10`"):
+    with pytest.raises(
+        CheckpointError, match=r"train.pt: cannot be read.*`dvc repro download@cifar10`"
+    ):
         load_split(path)
 
 
@@ -137,7 +140,7 @@ def test_altered_pixels_are_refused(tmp_path: Path) -> None:
     start = content.index(split.images.numpy().tobytes())
     content[start + 5000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match="damaged"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         load_split(path)
 
 
@@ -146,7 +149,7 @@ def test_other_kinds_of_file_are_refused(tmp_path: Path, content: bytes) -> None
     path = tmp_path / "mnist" / "train.pt"
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=r"train.pt: .*`dvc repro download@mnist`"):
+    with pytest.raises(CheckpointError, match=r"train.pt: .*`dvc repro download@mnist`"):
         load_split(path)
 
 
@@ -173,13 +176,22 @@ def test_wrong_shapes_and_types_are_refused(
 def test_a_zip_file_of_something_else_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "train.pt", "w") as archive:
         archive.writestr("readme", "not written by torch")
-    with pytest.raises(DatasetError, match="damaged"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         load_split(tmp_path / "train.pt")
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"images": Path("x"), "labels": print}, tmp_path / "train.pt")
-    with pytest.raises(DatasetError, match="damaged"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_split(tmp_path / "train.pt")
+
+
+@pytest.mark.parametrize("names", [None, 3, "ab", [1, 2]])
+def test_other_class_names_are_refused(tmp_path: Path, names: object) -> None:
+    images, labels = torch.zeros(2, 1, 2, 2).byte(), torch.zeros(2, dtype=torch.int64)
+    content = {"images": images, "labels": labels, "class_names": names}
+    torch.save(content, tmp_path / "train.pt")
+    with pytest.raises(DatasetError, match=r"train\.pt: class names must be texts"):
         load_split(tmp_path / "train.pt")
 
 

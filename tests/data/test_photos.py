@@ -74,3 +74,10 @@ def test_a_colour_picture_gives_the_square_in_its_middle() -> None:
     grey = middle_grey(photo, 32).image
     assert grey.shape == (1, 32, 32)
     assert float(grey.max()) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_a_dot_is_no_digit() -> None:
+    narrow = Image.new("L", (90, 5000), "white")
+    narrow.paste("black", (40, 2400, 70, 2430))  # three pixels where ink is looked for
+    with pytest.raises(NothingFound):
+        digit(narrow, 28)

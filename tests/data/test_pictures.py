@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,23 @@ def test_a_picture_too_large_to_unpack_is_refused(
     Image.new("1", (70_000_000, 1)).save(wide)  # 8 KB on disk
     with pytest.raises(InputError, match=r"wide\.png: 70000000 x 1 pixels are too many"):
         as_input(wide, GREY)
+    for given in (np.zeros((1, 1, 20_000_001), np.uint8), Image.new("1", (20_000_001, 1))):
+        with pytest.raises(InputError, match=r"the picture: 20000001 x 1 .*; make it smaller"):
+            as_input(given, GREY)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_phone_s_photo_is_taken(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(GRADIENT).resize((3024, 4032)).convert("RGB").save(path)
+    assert as_input(path, COLOUR).image.shape == (3, 32, 32)
+
+
+def test_a_program_is_no_picture(tmp_path: Path) -> None:
+    path = tmp_path / "program.png"
+    Image.new("RGB", (40, 40)).save(path, "EPS")
+    with pytest.raises(InputError, match=r"program\.png: not an image of a known kind"):
+        as_input(path, COLOUR)
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
@@ -165,3 +183,14 @@ def test_heic_is_read_where_its_reader_is_installed(
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     with pytest.raises(InputError, match="HEIC needs one package more: pip install pillow-heif"):
         as_input(path, COLOUR)
+
+
+def test_a_damaged_heic_gives_no_other_error(tmp_path: Path) -> None:
+    path = tmp_path / "phone.heic"
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(GRADIENT).resize((90, 90)).convert("RGB")).save(path)
+    whole = path.read_bytes()
+    for place in range(80, len(whole), 5):  # for some of these its reader raises EOFError
+        path.write_bytes(whole[:place] + b"\0" + whole[place + 1 :])
+        with suppress(InputError):
+            as_input(path, COLOUR, "as-is")

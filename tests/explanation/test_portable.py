@@ -99,3 +99,17 @@ def test_a_later_format_is_named(
         save_portable(model, MEASURED, tmp_path / "later.safetensors")
     with pytest.raises(CheckpointError, match="format 7, this protodl reads 1"):
         load_portable(tmp_path / "later.safetensors")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "a b", ""])
+@pytest.mark.parametrize("of", ["row", "data set"])
+def test_a_file_of_others_cannot_name_another_folder(
+    model: Model, tmp_path: Path, of: str, name: str
+) -> None:
+    """What is explained by it is written below explanations/<row>."""
+    info = dataclasses.replace(model.info, name=name)
+    changed = dataclasses.replace(model, **({"row": name} if of == "row" else {"info": info}))
+    save_portable(changed, MEASURED, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is no name of a row or data set"):
+        load_portable(tmp_path / "model.safetensors")

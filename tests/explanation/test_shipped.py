@@ -15,7 +15,8 @@ from protodl.data.pictures import InputError
 from protodl.explanation.loading import SHIPPED, shipped_rows
 from protodl.explanation.model import Model
 from protodl.explanation.portable import load_portable
-from protodl.pipeline.ship import LARGEST, locked_models
+from protodl.pipeline.lock import locked_hashes
+from protodl.pipeline.ship import LARGEST
 from tests.drawn import MANNERS, STROKES, draw, drawn_digits, other_things
 from tests.factories import ROOT
 
@@ -37,7 +38,7 @@ def test_they_are_those_of_the_committed_table(row: str) -> None:
     model, measured = load_portable(SHIPPED / f"{row}.safetensors")
     folder = ROOT / "results" / "rows" / row
     log = SeedLog.read(folder / "training" / f"seed-{model.seed}.json")
-    assert measured["models_md5"] == locked_models(ROOT)[row]
+    assert measured["models_md5"] == locked_hashes(ROOT, f"train@{row}")[f"models/{row}"]
     assert measured["fingerprint"] == log.fingerprint
     assert log.parameters["model"] == model.network.config.model_dump()
     metrics = SeedEvaluation.read(folder / "evaluation" / f"seed-{model.seed}.json").metrics

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -40,6 +41,8 @@ def _address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.1)
+        listening = psutil.Process(server.pid).net_connections()
+        assert {each.laddr.ip for each in listening} == {"127.0.0.1"}
         yield address
         server.terminate()
         assert server.wait(20) in (0, -15)
@@ -189,8 +192,8 @@ def _luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _status(address: str, data: bytes | None = None, host: str | None = None) -> tuple[int, str]:
-    asked = urllib.request.Request(address, data, {"Host": host} if host else {})
+def _status(address: str, data: bytes | None = None, **headers: str) -> tuple[int, str]:
+    asked = urllib.request.Request(address, data, headers)
     try:
         with urllib.request.urlopen(asked, timeout=60) as answer:
             return answer.status, answer.read().decode()
@@ -200,12 +203,21 @@ def _status(address: str, data: bytes | None = None, host: str | None = None) ->
 
 def test_other_names_files_and_rows_are_refused(address: str) -> None:
     assert _status(f"{address}rows")[0] == 200
-    assert _status(f"{address}rows", host="evil.example")[0] == 400
+    assert _status(f"{address}rows", Host="evil.example")[0] == 400
     assert _status(f"{address}../server.py")[0] == 404
     assert _status(f"{address}explain/nothing", b"x")[0] == 404
     status, words = _status(f"{address}explain/{ROW}", b"no image")
     assert (status, "not an image" in words) == (422, True)
     assert _status(f"{address}explain/{ROW}", bytes(33 * 2**20))[0] == 413
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:1", "null"])
+def test_the_page_of_another_site_may_not_ask(address: str, origin: str) -> None:
+    assert _status(f"{address}explain/{ROW}", b"x", Origin=origin)[0] == 403
+    assert _status(f"{address}explain/{ROW}", b"x", Origin=address.rstrip("/"))[0] == 422
+    with urllib.request.urlopen(address, timeout=60) as page:  # nor show this one in a frame
+        assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
 
 
 def test_a_taken_port_is_said(address: str, tmp_path: Path) -> None:

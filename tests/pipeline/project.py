@@ -13,7 +13,7 @@ import mlflow
 from mlflow.entities import Run
 
 from protodl.core.config import Experiment, load_params
-from protodl.core.machine import THREADS_VARIABLE, available_cpus
+from protodl.core.limits import THREADS_VARIABLE, available_cpus
 from protodl.core.training_log import SeedLog
 
 ROOT = Path(__file__).parents[2]

@@ -13,14 +13,12 @@ import psutil
 import pytest
 
 from protodl.core.config import Params, load_params
-from protodl.core.machine import available_cpus
+from protodl.core.limits import available_cpus
 from protodl.core.training_log import SeedLog
-from protodl.pipeline import run
 from protodl.pipeline.forecast import describe_expectation, makespan, training_seconds
 from protodl.pipeline.quiet_dvc import is_noise
 from protodl.pipeline.run import (
     WORKER_GIB,
-    free_memory,
     visible_gpus,
     worker_environments,
     workers_in_memory,
@@ -70,7 +68,7 @@ stages:
           cache: false
 """
 
-SHARED = ["seeds: [0]", "data: {source: sample}"]
+SHARED = ["seeds: [0]", "data: {source: sample}", "training: {validation_size: 400}"]
 
 # The number of epochs decides what a training does.
 MEETS, FAILS, WAITS, WORKS = 1, 2, 3, 4
@@ -442,15 +440,3 @@ def test_memory_limits_the_workers_and_that_is_told(
     told = capsys.readouterr().out
     assert (f": {expected} at a time, not 4" in told) == (expected < 4)
     assert bool(told) == (expected < 4)
-
-
-def test_memory_is_at_most_that_of_the_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(run, "CGROUP_LIMIT", limit)
-    without = free_memory()
-    limit.write_text(f"{2**20}\n")
-    assert free_memory() == 1 / 1024
-    limit.write_text("max\n")
-    assert min(without, free_memory()) > 1 / 1024

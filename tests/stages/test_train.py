@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from protodl.data.datasets import Split, save_split
 from protodl.network.checkpoint import load_network
 from protodl.training.trainer import Trainer
 from stages.train import main
+from tests.disks import small_disk
 
 ROOT = Path(__file__).parents[2]
 PARAMS = """
@@ -201,3 +203,32 @@ def test_bad_input_is_one_line_before_any_work(whole: Stage) -> None:
     assert status == 1
     assert "each seed may stand once" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.faults
+def test_a_full_disk_at_a_checkpoint_is_one_line(tmp_path: Path, migrated_database: Path) -> None:
+    stage = Stage(tmp_path, migrated_database)
+    with small_disk(tmp_path / ".protodl" / "checkpoints") as words:
+        status, output = stage.run("0")
+    assert status == 1
+    assert "Traceback" not in output
+    assert re.search(rf"error: .*{words}: '{tmp_path}/.*/training\.pt'$", output.strip())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["log.json", "network.pt", "unprojected.pt"])
+def test_a_kept_seed_that_is_damaged_is_not_handed_on(
+    whole: Stage, tmp_path: Path, name: str
+) -> None:
+    stage = Stage(tmp_path, whole.folder / "mlflow.db")
+    shutil.copytree(whole.folder / ".protodl", tmp_path / ".protodl")
+    kept = (tmp_path / ".protodl" / "checkpoints").glob("*/log.json")
+    file = next(path.with_name(name) for path in kept if SeedLog.read(path).seed == 0)
+    content = bytearray(file.read_bytes())
+    content[content.index(b"0.") + 3 if file.suffix == ".json" else len(content) // 2] ^= 1
+    file.write_bytes(content)
+    status, output = stage.run("0")
+    assert status == 1
+    assert f"error: {file}: cannot be read" in output
+    assert f"delete the folder {file.parent}" in output
+    assert not (tmp_path / "models" / f"seed-0{'-unprojected' * (name[0] == 'u')}.pt").exists()

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from protodl.core.config import ModelConfig
 from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
 from protodl.network.network import Classifier, PrototypeNetwork
 from protodl.tracking.live import start_seed
-from protodl.tracking.served import ServedModel
-from protodl.tracking.store import experiment_name, tracking_uri
+from protodl.tracking.runs import list_files
+from protodl.tracking.served import ServedModel, own_name
+from protodl.tracking.store import experiment_name, open_current, tracking_uri
 
 PARAMETERS = {"dataset": "mnist", "epochs": 3, "optimizer": {"lr": 4e-3, "schedule": "one_cycle"}}
 
@@ -77,6 +79,36 @@ def evaluation(log: SeedLog, metrics: Mapping[str, int | float]) -> SeedEvaluati
         confusion=confusion,
         prototypes={},
     )
+
+
+def contents(run_id: str) -> dict[str, Any]:
+    """All that a run holds, except what the store itself assigns."""
+    run = client().get_run(run_id)
+    history = {
+        key: [(m.step, m.timestamp, m.value) for m in client().get_metric_history(run_id, key)]
+        for key in run.data.metrics
+    }
+    own = {"synced", "mlflow.parentRunId"}
+    return {
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "tags": {key: value for key, value in run.data.tags.items() if key not in own},
+        "parameters": run.data.params,
+        "history": history,
+        "inputs": [(entry.dataset.to_dictionary(), entry.tags) for entry in data_inputs(run)],
+        "pictures": pictures(run_id),
+        "models": [
+            (version.name.removeprefix(own_name()), version.tags, version.status)
+            for version in client().search_model_versions(f"run_id = '{run_id}'")
+        ],
+    }
+
+
+def pictures(run_id: str) -> list[tuple[str, ...]]:
+    """Name, step and kind of each file of the pictures with a slider."""
+    files = list_files(open_current(), run_id, "images")
+    parts = [[*Path(file).name.split("+")[:3], Path(file).suffix] for file in files]
+    return sorted((name, step, ending) for name, _, step, ending in parts)
 
 
 def client() -> MlflowClient:

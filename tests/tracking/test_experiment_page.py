@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from protodl.tracking.experiment_page import describe_experiment, link, serve_ui
-from protodl.tracking.store import TrackingError
 from protodl.tracking.sync import RowRuns
+from protodl.tracking.trouble import TrackingError
 from tests.chromium import BINARY, SECONDS, Page, chromium
 from tests.tracking.records import client, evaluation, first_line, seed_log, train
 
@@ -67,6 +68,7 @@ def serving() -> Iterator[tuple[str, list[str]]]:
     try:
         lines = [first_line(server), first_line(server)]
         _wait_for(f"http://127.0.0.1:{port}/health", server)
+        assert _listening(server.pid) == {"127.0.0.1"}
         yield f"http://127.0.0.1:{port}", lines
     finally:
         server.terminate()
@@ -123,6 +125,13 @@ def _text(page: Page, address: str, awaited: str) -> str:
             return text
         time.sleep(0.5)
     raise TimeoutError(f"{address} does not show {awaited}, but {text}")
+
+
+def _listening(process: int) -> set[str]:
+    """The addresses on which a process and its children can be reached."""
+    family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
+    connections = [each for member in family for each in member.net_connections()]
+    return {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
 
 
 def _wait_for(address: str, server: subprocess.Popen[str]) -> None:

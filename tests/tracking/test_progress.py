@@ -15,11 +15,11 @@ from PIL import Image
 from protodl.core.config import ModelConfig
 from protodl.core.training_log import EpochRecord, SeedFacts
 from protodl.network.network import PrototypeNetwork
+from protodl.tracking.kept_pictures import recorded_pictures
 from protodl.tracking.live import Tracker, start_seed
 from protodl.tracking.pictures import PROTOTYPES, RECONSTRUCTIONS
 from protodl.tracking.progress import watch
-from protodl.tracking.runs import recorded_pictures
-from protodl.tracking.store import tracking_uri
+from protodl.tracking.store import open_current, tracking_uri
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -84,7 +84,7 @@ def test_without_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[s
     history = client.get_metric_history(tracker.run_id, "validation/accuracy")
     assert [metric.step for metric in history] == list(range(1, 9))
     # MLflow's cards begin at step 0: a picture without one would begin with an empty card.
-    assert recorded_pictures(client, tracker.run_id) == {
+    assert recorded_pictures(open_current(), tracker.run_id).keys() == {
         (name, step) for name in (RECONSTRUCTIONS, PROTOTYPES) for step in (0, 3, 6, 8)
     }
     path = client.download_artifacts(tracker.run_id, "images")

@@ -1,5 +1,6 @@
 """The store that runs go to: found, opened, and named where it cannot be used."""
 
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -15,13 +16,9 @@ from protodl.tracking import store
 from protodl.tracking.champions import set_champions
 from protodl.tracking.live import start_seed
 from protodl.tracking.served import registered_name
-from protodl.tracking.store import (
-    TrackingError,
-    TrackingWarning,
-    experiment_name,
-    tracking_uri,
-)
+from protodl.tracking.store import experiment_name, tracking_uri
 from protodl.tracking.sync import RowRuns, read_results
+from protodl.tracking.trouble import TrackingError
 from tests.tracking.records import NOWHERE, client, evaluation, record, seed_log, served, train
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -36,16 +33,16 @@ def test_importing_it_imports_neither_mlflow_nor_torch() -> None:
 
 
 def test_a_store_that_cannot_be_opened_ends_no_training(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracked, log = train(seed_log(seed=0)), seed_log(seed=1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
-    with pytest.warns(TrackingWarning, match=r"start of a seed 1: .*/proc/nope/x.db"):
-        tracker = start_seed(log)
-    with tracker:  # and no warning more
+    with start_seed(log) as tracker:
         tracker.log_epoch(record(1))
         tracker.log_picture("prototypes", np.zeros((4, 4), np.uint8), 1)
         tracker.log_model(served(), step=1, validation_accuracy=0.75)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match("warning: .*/proc/nope/x.db cannot be used: .*the training goes on", line)
     assert (tracker.run_id, tracker.parent_run_id) == ("untracked", "untracked")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")

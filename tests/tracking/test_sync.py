@@ -16,6 +16,7 @@ from tests.tracking.records import (
     PARAMETERS,
     all_runs,
     client,
+    contents,
     data_inputs,
     evaluation,
     record,
@@ -25,24 +26,6 @@ from tests.tracking.records import (
 )
 
 pytestmark = pytest.mark.usefixtures("project")
-
-
-def contents(run_id: str) -> dict[str, Any]:
-    """All that a run holds, except what the store itself assigns."""
-    run = client().get_run(run_id)
-    history = {
-        key: [(m.step, m.timestamp, m.value) for m in client().get_metric_history(run_id, key)]
-        for key in run.data.metrics
-    }
-    own = {"synced", "mlflow.parentRunId"}
-    return {
-        "name": run.info.run_name,
-        "status": run.info.status,
-        "tags": {key: value for key, value in run.data.tags.items() if key not in own},
-        "parameters": run.data.params,
-        "history": history,
-        "inputs": [(entry.dataset.to_dictionary(), entry.tags) for entry in data_inputs(run)],
-    }
 
 
 def test_an_emptied_store_is_refilled_as_it_was(
