@@ -26,7 +26,6 @@ ANSWER_SECONDS = 120.0  # for a node to say what it is, which imports torch ther
 # Nothing is sent to Ray's makers, and nothing is served: a cluster needs no web page to compute.
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns of the other value
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the name is Ray's; nodes on 127.0.0.1
@@ -55,6 +54,7 @@ def joined(address: str) -> Iterator[None]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if found is None:
         os.environ.update(LOOPBACK)
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # the same, once Ray is imported
         options |= {"num_cpus": available_cpus(), "include_dashboard": False}
     try:
         ray.init(found or "local", **options)

@@ -5,48 +5,27 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from protodl.core.config import ConfigError, Params
+from protodl.core.config import Params
 from protodl.core.files import write_bytes
-from protodl.core.limits import THREADS_VARIABLE
-from protodl.core.machine import git_revision
-from protodl.core.sources import closure
-from protodl.pipeline.clean import CHECKPOINTS
 from protodl.pipeline.cluster import ClusterError, Nodes, end_process, joined, only, reason_of
 from protodl.pipeline.forecast import makespan, training_seconds
+from protodl.pipeline.missing import Seed, missing_seeds, resources
 from protodl.report.tables import format_seconds
-from protodl.training.away import Request, Word, train_away
-from protodl.training.row import CHECKPOINT, FINISHED, Row
+from protodl.training.away import Word, train_away
+from protodl.training.row import CHECKPOINT, FINISHED
 from protodl.training.trainer import TrainingError
 
-SCRIPT = "stages/train.py"  # whose sources a fingerprint holds
-GPU_VARIABLE = "PROTODL_GPU_SHARE"  # of a GPU, for each training
-# They choose how a processor computes, so that nodes must obey the same ones.
-PASSED_ON = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 FAILURES = 3  # of one seed by itself; the death of its node is none
 POLL_SECONDS = 1.0
 SAY_SECONDS = 30.0  # between two lines on what is running, outside of a terminal
 SILENCE_SECONDS = 300.0  # a training says something every few seconds
-
-
-@dataclass
-class Seed:
-    """A seed of a row that is to be trained, and how far it is."""
-
-    request: Request
-    data: Path  # its train.pt
-    folder: Path  # its place in the checkpoint store
-    epochs: int
-    asked: dict[str, float]  # by Ray's names
-    epoch: int = 0  # the last one that is in the store
-    failures: int = 0
-    avoided: str = ""  # the node that it was given up on
 
 
 @dataclass
@@ -75,8 +54,9 @@ def train_missing(root: Path, params: Params, rows: Sequence[str], address: str)
 
     Raises:
         ClusterError: the cluster cannot be used, or the store cannot be written.
+        ConfigError: PROTODL_GPU_SHARE is no share.
     """
-    seeds = list(_missing(root, params, rows))
+    seeds = list(missing_seeds(root, params, rows))
     if not seeds:
         return {}
     with joined(address):
@@ -87,47 +67,6 @@ def train_missing(root: Path, params: Params, rows: Sequence[str], address: str)
             queue.close()
 
 
-def _missing(root: Path, params: Params, rows: Sequence[str]) -> Iterator[Seed]:
-    sources, revision = closure(SCRIPT), {"git_revision": git_revision()}
-    for name in rows:
-        data = root / "data" / params.experiment(name).dataset / "train.pt"
-        row = Row.load(name, params, data, sources)
-        runtime = row.runtime
-        # What `auto` is here: a node with a GPU too many would train something else.
-        settings = {"device": runtime.device.type, "threads": runtime.threads}
-        settings["precision"] = str(runtime.dtype).removeprefix("torch.")
-        there = params.model_copy(update={"training": params.training.model_copy(update=settings)})
-        asked = {"CPU": float(runtime.threads)}
-        if runtime.device.type == "cuda":
-            asked["GPU"] = _gpu_share()
-        for seed in params.seeds:
-            fingerprint = row.fingerprint(seed)
-            folder = root / CHECKPOINTS / fingerprint
-            if not (folder / FINISHED).exists():
-                request = Request(
-                    name, seed, there, fingerprint, sources, revision, _variables(runtime.threads)
-                )
-                yield Seed(request, data, folder, row.experiment.epochs, asked)
-
-
-def _gpu_share() -> float:
-    text = os.environ.get(GPU_VARIABLE, "1")
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise ConfigError(f"{GPU_VARIABLE}={text}: a share of a GPU is above 0 and at most 1")
-    return share
-
-
-def _variables(threads: int) -> dict[str, str]:
-    """Of the process of a training; threads that spin would take other trainings' processors."""
-    own = {THREADS_VARIABLE: str(threads), "OMP_NUM_THREADS": str(threads)}
-    own["OMP_WAIT_POLICY"] = "PASSIVE"
-    return own | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-
-
 class Queue:
     """Seeds that wait for room on a node, and those that are trained."""
 
@@ -135,13 +74,15 @@ class Queue:
         import ray
         from tqdm import tqdm
 
-        self._task = ray.remote(train_away)
+        first = seeds[0].request
+        asked = resources(first.params.training)
+        # With a GPU, Ray ends a process after its training: CUDA remembers which GPU it had.
+        given = {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU", 0)}
+        self._task = ray.remote(**given)(train_away)
         self._data: dict[Path, Any] = {}
         self._waiting, self._running = deque(seeds), list[Running]()
         self._total, self._failed = len(seeds), dict[str, str]()
-        first = seeds[0]
-        sources, variables = first.request.sources, first.request.variables
-        self._nodes = Nodes(first.asked, variables, sources, self._say)
+        self._nodes = Nodes(asked, first.variables, first.sources, self._say)
         each = {row: training_seconds(root, params, row) for row in params.experiments}
         self._epoch_seconds = {
             row: seconds / len(params.seeds) / params.experiment(row).epochs
@@ -209,8 +150,6 @@ class Queue:
         checkpoint = seed.folder / CHECKPOINT
         before = checkpoint.read_bytes() if checkpoint.exists() else b""
         task = self._task.options(
-            num_cpus=seed.asked["CPU"],
-            num_gpus=seed.asked.get("GPU", 0),
             label_selector=only([node]),
             num_returns="streaming",
             max_retries=0,  # a new try begins where the last one was, which only this side knows
@@ -232,7 +171,7 @@ class Queue:
                     self._hear(each, ray.get(next(each.words), timeout=POLL_SECONDS * 30))
             except StopIteration:
                 self._ended(each)
-            except (ray.exceptions.RayError, TrainingError) as error:
+            except ray.exceptions.RayError as error:
                 self._lost(each, error)
 
     def _hear(self, running: Running, word: Word) -> None:

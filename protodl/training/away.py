@@ -139,6 +139,7 @@ def _train(
     with scratch_folder(Path(tempfile.gettempdir()) / f"protodl-{request.fingerprint}") as folder:
         (folder / "train.pt").write_bytes(data.data)
         row = Row.load(request.row, request.params, folder / "train.pt", request.sources)
+        (folder / "train.pt").unlink()  # a kill would leave it behind
         if row.fingerprint(request.seed) != request.fingerprint:
             raise OtherMachineError(f"{row.runtime} is not what the asking machine trains with")
         if checkpoint:
