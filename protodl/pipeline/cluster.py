@@ -50,6 +50,7 @@ def joined(address: str) -> Iterator[None]:
             "--on needs Ray, which is not installed; run `pip install 'protodl[cluster]'` (Python "
             "3.11 to 3.13), on each node of the cluster too"
         ) from None
+    logging.getLogger("ray").setLevel(logging.ERROR)
     found = _find(address)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if found is None:
@@ -81,18 +82,40 @@ def _find(address: str) -> str | None:
             return None
         host, _, port = found.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        # Ray itself would wait for minutes for a head that is stopped, or is none.
-        ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", found]
-        subprocess.run(ask, capture_output=True, check=True, timeout=HEALTH_SECONDS)
+        _check_health(found)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         if address == AUTO:
             return None
-        reason = error if isinstance(error, OSError | ValueError) else "it is no head of Ray 2.60"
+        reason = (
+            error
+            if isinstance(error, OSError | ValueError)
+            else "no head of this Ray, or not with this token"
+        )
         raise ClusterError(
             f"--on {address}: no Ray cluster answers there ({reason}); give host:port of its "
             "head, as `ray start --head` prints it, or `auto`"
         ) from None
     return found
+
+
+def _check_health(address: str) -> None:
+    """Ask whether a head of Ray is there; Ray itself would wait for minutes for one that hangs.
+
+    Raises:
+        subprocess.SubprocessError: there is none, or it does not know this user's token.
+    """
+    from ray._private.authentication.authentication_token_setup import (
+        maybe_enable_token_auth_if_token_available,
+    )
+
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        subprocess.run(ask, capture_output=True, check=True, timeout=HEALTH_SECONDS)
+    except subprocess.CalledProcessError:
+        # A head that `ray start` has started where a token lies wants it, which Ray does not try.
+        if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+            raise
+        subprocess.run(ask, capture_output=True, check=True, timeout=HEALTH_SECONDS)
 
 
 @dataclass

@@ -196,13 +196,14 @@ train_missing(Path(), load_params("params.yaml"), ["a-row"], sys.argv[1])
 
 
 def processes_of(folder: str) -> list[psutil.Process]:
-    """Ray's processes that keep their files there."""
+    """A command's processes, and those of the Ray that it started with this folder."""
     found = []
     for process in psutil.process_iter():
         try:
-            if folder in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+            # A worker's command line is a title, which names no folder.
+            if process.environ().get("RAY_TMPDIR") == folder:
                 found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
     return found
 
