@@ -23,7 +23,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 # The machine's uv where there is one that works, else the one that the rule below puts into .venv.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
 
-.PHONY: help demo try test test-all check repro ablation price bench ui table weights sync lock clean
+.PHONY: help demo try test test-all test-cluster check repro ablation price bench ui table weights sync lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ test: $(INSTALLED) ## run the tests, offline
 
 test-all: $(INSTALLED) ## the tests and the long runs that break something on purpose
 	$(PYTEST) $(ARGS)
+
+test-cluster: $(INSTALLED) ## trainings on Ray nodes that die, hang or differ, all on this machine
+	python -m pytest tests/pipeline/test_cluster.py $(ARGS)
 
 check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 	ruff check .

@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     option = add("run", _run, help="compute what has changed: `dvc repro` with reports")
     option("rows", nargs="*", metavar="ROW", help="rows of params.yaml; default: all")
     option("-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows in parallel")
+    option("--on", metavar="ADDRESS", help="train on a Ray cluster: host:port of its head, or auto")
     words = "measure a row again, and compare it with dvc.lock and results/"
     _add_verify(add("verify", _verify, help=words, description=VERIFY))
     add("demo", _demo, help="the whole pipeline on the embedded sample, in .demo/")
@@ -171,7 +172,8 @@ def _check(_options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from protodl.pipeline.run import run_pipeline
 
-    run_pipeline(project_root(), options.rows, options.jobs)
+    expected = "expected time: an ETA follows when trainings run" if options.on else ""
+    run_pipeline(project_root(), options.rows, options.jobs, expected=expected, cluster=options.on)
     if not options.rows:
         _fill_mlflow()  # the report stage does so too, but is not run where nothing has changed
 

@@ -14,13 +14,12 @@ from protodl.core.sources import closure
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import info_of, to_unit_interval
-from protodl.network.checkpoint import save_network
 from protodl.network.network import Classifier
 from protodl.tracking.live import start_seed
 from protodl.tracking.progress import watch
 from protodl.tracking.served import ServedModel
 from protodl.tracking.store import dvc_facts
-from protodl.training.row import Row, seed_log, write_curves
+from protodl.training.row import CHECKPOINT, FINISHED, Row, seed_log, write_curves
 from protodl.training.trainer import TrainingError
 
 SCRIPT = "stages/train.py"
@@ -34,25 +33,22 @@ def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
     samples = to_unit_interval(row.validation.images[:NUM_SAMPLES])
     with start_seed(facts) as tracker:
         with watch(tracker, samples, row.settings.pictures_every) as hooks:
-            result = row.fit(seed, store / "training.pt", hooks)
-        save_network(result.network, store / "network.pt")
-        if result.unprojected is not None:
-            save_network(result.unprojected, store / "unprojected.pt")
+            result = row.fit(seed, store, hooks)
         class_names = info_of(row.experiment.dataset, row.train).class_names
         served = ServedModel(Classifier(result.network), samples[:2].numpy(), class_names)
         tracker.log_model(served, result.selected.epoch, result.selected.validation["accuracy"])
         log = seed_log(facts, result, start_ms, tracker.ids)
-        log.write(store / "log.json")  # last: its presence means finished
+        log.write(store / FINISHED)
     return log
 
 
 def deliver_seed(options: argparse.Namespace, row: Row, seed: int) -> SeedLog:
     """Put a seed's results where DVC expects them, trained before where they are not kept."""
     store = project_root() / ".protodl" / "checkpoints" / row.fingerprint(seed)
-    kept, again = store / "log.json", f"delete the folder {store} to train this seed again"
+    kept, again = store / FINISHED, f"delete the folder {store} to train this seed again"
     with alone_in(store, f"{row.name} seed {seed}"):
         log = SeedLog.read(kept, again) if kept.exists() else train_seed(row, seed, store)
-        (store / "training.pt").unlink(missing_ok=True)  # two thirds of all, of no more use
+        (store / CHECKPOINT).unlink(missing_ok=True)  # two thirds of all, of no more use
         load_tensors(store / "network.pt", again)  # DVC would take a damaged one for the result
         shutil.copyfile(store / "network.pt", options.models / f"seed-{seed}.pt")
         shutil.copyfile(kept, options.logs / f"seed-{seed}.json")

@@ -23,6 +23,7 @@ pytest_plugins = ["tests.mlflow_fixtures", "tests.pipeline.fixtures"]
 LONGEST = (
     "pipeline/test_repro.py",
     "test_tutorial.py",
+    "pipeline/test_cluster.py",
     "stages/test_train.py",
     "pipeline/test_workers.py",
     "tracking/test_experiment_page.py",

@@ -20,6 +20,7 @@ TARGETS = {
     "try",
     "test",
     "test-all",
+    "test-cluster",
     "check",
     "repro",
     "ablation",
@@ -81,7 +82,10 @@ def test_every_package_that_is_imported_is_a_dependency() -> None:
     modules["pydantic_core"] = "pydantic"  # its own core, of the same version
     modules["pillow_heif"] = "pillow-heif"
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["heic"], *extras["onnx"]]
+    wanted = [
+        *PROJECT["dependencies"],
+        *(text for name in ("cluster", "heic", "onnx") for text in extras[name]),
+    ]
     names = {Requirement(text).name for text in wanted}
     imported = set()
     tops = ("protodl", "stages", "studies")

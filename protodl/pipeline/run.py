@@ -39,6 +39,7 @@ def run_pipeline(
     workers: int = 1,
     row_stages: Sequence[str] = ROW_STAGES,
     expected: str = "",
+    cluster: str | None = None,
 ) -> None:
     """Bring the given rows (none: all, and the table) up to date, each reported as it finishes.
 
@@ -50,10 +51,12 @@ def run_pipeline(
         workers: rows in parallel.
         row_stages: the stages of a row in that dvc.yaml, in their order; the first one trains.
         expected: what to say of the time that it takes; otherwise what the last records tell.
+        cluster: address of a Ray cluster on which the seeds are trained first, or `auto`.
 
     Raises:
         ConfigError: params.yaml is wrong, or has no such row; nothing was started.
         PipelineError: a stage failed; the other rows were still finished.
+        protodl.pipeline.cluster.ClusterError: the cluster cannot be used.
         protodl.pipeline.workers.Stopped: this process was told to end.
     """
     params = check_params(Path(os.path.relpath(root / "params.yaml")))
@@ -70,7 +73,10 @@ def run_pipeline(
     print(expected, flush=True)
     changed = _prepare_data(root, params, changed, datasets, workers)
     todo = _rows_in(changed, experiments, row_stages)
-    failed = _run_rows(root, params, todo, workers, row_stages) if todo else []
+    trained = _rows_in(changed, experiments, row_stages[:1])
+    failed = _train_on(cluster, root, params, trained) if cluster and trained else []
+    todo = [row for row in todo if row not in failed]
+    failed += _run_rows(root, params, todo, workers, row_stages) if todo else []
     if failed:
         raise PipelineError(
             f"failed: {', '.join(failed)} (the reason stands above); the table was not rebuilt. "
@@ -162,14 +168,24 @@ def describe_results(root: Path, params: Params, rows: Sequence[str]) -> str:
     )
 
 
+def _train_on(cluster: str, root: Path, params: Params, rows: Sequence[str]) -> list[str]:
+    """Fill the checkpoint store, from which the train stages take the seeds; return what failed."""
+    from protodl.pipeline.dispatch import train_missing  # late: it needs torch
+
+    return list(train_missing(root, params, _longest_first(root, params, rows), cluster))
+
+
+def _longest_first(root: Path, params: Params, rows: Sequence[str]) -> list[str]:
+    seconds = {row: training_seconds(root, params, row) for row in rows}
+    large = {row: params.experiment(row).model.architecture == "large" for row in rows}
+    return sorted(rows, key=lambda row: (-(seconds[row] or math.inf), not large[row]))
+
+
 def _run_rows(
     root: Path, params: Params, rows: Sequence[str], workers: int, stages: Sequence[str]
 ) -> list[str]:
     """Run the stages of each row, the longest first, and report it; return those that failed."""
-    seconds = {row: training_seconds(root, params, row) for row in rows}
-    large = {row: params.experiment(row).model.architecture == "large" for row in rows}
-    longest_first = sorted(rows, key=lambda row: (-(seconds[row] or math.inf), not large[row]))
-    order = longest_first if workers > 1 else rows
+    order = _longest_first(root, params, rows) if workers > 1 else rows
     jobs = [_reproducing(row, [f"{stage}@{row}" for stage in stages]) for row in order]
     failed: list[str] = []
     number = count(1)

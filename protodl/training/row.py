@@ -17,8 +17,13 @@ from protodl.core.machine import Runtime, environment_facts, prepare_machine
 from protodl.core.sources import ROOT
 from protodl.core.training_log import SeedFacts, SeedLog
 from protodl.data.datasets import Split, info_of, load_training
+from protodl.network.checkpoint import save_network
 from protodl.training.prototypes import build_network
 from protodl.training.trainer import FitResult, Hooks, Trainer, fit
+
+# In a seed's folder of the checkpoint store, beside network.pt and unprojected.pt.
+CHECKPOINT = "training.pt"  # while it is trained
+FINISHED = "log.json"  # written last: its presence means finished
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,19 @@ class Row:
             class_names=self.train.class_names,
         )
 
-    def fit(self, seed: int, checkpoint: Path, hooks: Hooks) -> FitResult:
-        """Train a seed to the end, from its checkpoint where there is one; raises as `fit`."""
+    def fit(self, seed: int, folder: Path, hooks: Hooks) -> FitResult:
+        """Train a seed in its folder: from the checkpoint that is there, to its networks.
+
+        Raises:
+            TrainingError, CheckpointError: as `protodl.training.trainer.fit`.
+        """
         network = build_network(self.experiment, self.train, seed)
         trainer = Trainer(network, self.train, self.validation, self.experiment, self.runtime, seed)
-        return fit(trainer, checkpoint, self.settings.checkpoint_every, hooks)
+        result = fit(trainer, folder / CHECKPOINT, self.settings.checkpoint_every, hooks)
+        save_network(result.network, folder / "network.pt")
+        if result.unprojected is not None:
+            save_network(result.unprojected, folder / "unprojected.pt")
+        return result
 
 
 def fingerprint(facts: Mapping[str, Any], sources: Iterable[str], root: Path) -> str:
