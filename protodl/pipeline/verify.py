@@ -1,6 +1,7 @@
 """`protodl verify`: a row's files hashed and its numbers computed again, beside the records."""
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -18,7 +19,7 @@ from protodl.evaluation.examiner import Examiner, summarise
 from protodl.explanation.loading import SHIPPED, Project
 from protodl.explanation.portable import load_portable
 from protodl.network.cases import measure_case_base
-from protodl.network.checkpoint import load_network, save_network
+from protodl.network.checkpoint import load_network
 from protodl.network.judge import Judge, load_judge
 from protodl.network.network import PrototypeNetwork
 from protodl.pipeline.lock import dvc_hash, listing, locked_files, locked_hashes
@@ -263,10 +264,10 @@ def _train(recorded: Recorded, log: SeedLog, models: Path) -> Comparison:
     print(words, file=sys.stderr, flush=True)
     row = Row.load(log.row, recorded.params_of(log), recorded.data("train"), ())
     with tempfile.TemporaryDirectory() as store:
-        result = row.fit(log.seed, Path(store) / "training.pt", Hooks())
-    save_network(result.network, models / f"seed-{log.seed}.pt")
-    if result.unprojected is not None:
-        save_network(result.unprojected, models / f"seed-{log.seed}-unprojected.pt")
+        result = row.fit(log.seed, Path(store), Hooks())
+        for name, ending in (("network.pt", ""), ("unprojected.pt", "-unprojected")):
+            if (trained := Path(store, name)).exists():
+                shutil.copyfile(trained, models / f"seed-{log.seed}{ending}.pt")
     kept, found = (
         {f"epoch {each.epoch}": each.model_dump(include=CURVES) for each in history}
         for history in (log.history, result.history)
