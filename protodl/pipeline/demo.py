@@ -47,7 +47,7 @@ def run_demo(root: Path) -> str:
     workers = min(MAX_WORKERS, available_cpus())
     minutes = max(2, round(PROCESSOR_MINUTES / workers))
     expected = f"expected time: about {minutes} min, {workers} rows at a time"
-    run_pipeline(folder, [], workers, expected=expected)
+    run_pipeline(folder, [], workers, expected=expected, fresh=True)
     return demo_table(read_rows(load_params(folder / "params.yaml"), folder / ROWS))
 
 

@@ -40,6 +40,7 @@ def run_pipeline(
     row_stages: Sequence[str] = ROW_STAGES,
     expected: str = "",
     cluster: str | None = None,
+    fresh: bool = False,
 ) -> None:
     """Bring the given rows (none: all, and the table) up to date, each reported as it finishes.
 
@@ -52,6 +53,7 @@ def run_pipeline(
         row_stages: the stages of a row in that dvc.yaml, in their order; the first one trains.
         expected: what to say of the time that it takes; otherwise what the last records tell.
         cluster: address of a Ray cluster on which the seeds are trained first, or `auto`.
+        fresh: whether nothing is computed yet, which DVC need not be asked then.
 
     Raises:
         ConfigError: params.yaml is wrong, or has no such row; nothing was started.
@@ -62,7 +64,7 @@ def run_pipeline(
     params = check_params(Path(os.path.relpath(root / "params.yaml")))
     experiments = {row: params.experiment(row) for row in rows or params.experiments}
     datasets = list(dict.fromkeys(each.dataset for each in experiments.values()))
-    changed = changed_stages(root)
+    changed = every_stage(params) if fresh else changed_stages(root)
     if FOLDERS in changed and any(params.datasets[name].folder for name in datasets):
         reproduce(root, [FOLDERS])  # what has changed in them is known only then
         changed = changed_stages(root)
@@ -71,9 +73,11 @@ def run_pipeline(
     trained = _rows_in(changed, experiments, row_stages[:1])
     expected = expected or describe_expectation(root, params, judged, todo, trained, workers)
     print(expected, flush=True)
-    changed = _prepare_data(root, params, changed, datasets, workers)
-    todo = _rows_in(changed, experiments, row_stages)
-    trained = _rows_in(changed, experiments, row_stages[:1])
+    prepared = _prepare_data(root, params, changed, datasets, workers)
+    if prepared and len(trained) < len(experiments):  # other data may mean other rows
+        changed = changed_stages(root)
+        todo = _rows_in(changed, experiments, row_stages)
+        trained = _rows_in(changed, experiments, row_stages[:1])
     failed = _train_on(cluster, root, params, trained) if cluster and trained else []
     todo = [row for row in todo if row not in failed]
     failed += _run_rows(root, params, todo, workers, row_stages) if todo else []
@@ -90,8 +94,8 @@ def run_pipeline(
 
 def _prepare_data(
     root: Path, params: Params, changed: set[str], datasets: Sequence[str], workers: int
-) -> set[str]:
-    """Run what comes before the rows, the data sets in parallel; returns what has changed then.
+) -> bool:
+    """Run what comes before the rows, the data sets in parallel; whether there was any of it.
 
     Raises:
         PipelineError: a stage failed.
@@ -105,7 +109,7 @@ def _prepare_data(
     if before and (stages or "check" in changed):
         reproduce(root, before)  # a download reads what `folders` has written
     if not stages:
-        return changed
+        return False
     failed: list[str] = []
 
     def ended(job: Job, status: int) -> None:
@@ -116,11 +120,18 @@ def _prepare_data(
     _workers(root, params, len(jobs), workers).run(jobs, ended)
     if failed:
         raise PipelineError(f"failed: {', '.join(failed)} (the reason stands above)")
-    return changed_stages(root)  # other data may mean other rows
+    return True
 
 
 def _rows_in(changed: set[str], rows: Iterable[str], stages: Sequence[str]) -> list[str]:
     return [row for row in rows if any(f"{stage}@{row}" in changed for stage in stages)]
+
+
+def every_stage(params: Params) -> set[str]:
+    """All stages of the project's dvc.yaml, by their full names."""
+    data = {f"{stage}@{name}" for stage in DATA_STAGES for name in params.datasets}
+    rows = {f"{stage}@{row}" for stage in ROW_STAGES for row in params.experiments}
+    return {"check", FOLDERS, REPORT} | data | rows
 
 
 def changed_stages(root: Path) -> set[str]:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from protodl.core.config import load_params
 from protodl.core.sources import closure, pipelines, with_sources
+from protodl.pipeline.run import every_stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,3 +32,13 @@ def test_only_evaluation_reads_the_test_split_and_never_augments_it() -> None:
         reads = [dep for dep in stage["deps"] if dep.startswith("data/${")]
         whole = [dep for dep in reads if not dep.endswith("/train.pt")]
         assert bool(whole) == (name == "evaluate"), name
+
+
+def test_every_stage_is_known_by_its_full_name() -> None:
+    params = load_params(ROOT / "params.yaml")
+    keys = {"${datasets}": list(params.datasets), "${experiments}": list(params.experiments)}
+    expected = set()
+    for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+        each = [f"{name}@{key}" for key in keys[stage["foreach"]]] if "foreach" in stage else [name]
+        expected |= set(each)
+    assert every_stage(params) == expected
