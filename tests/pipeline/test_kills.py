@@ -294,7 +294,9 @@ def test_after_a_kill_the_same_command_ends_as_if_nothing_had_been(
     project = usual.before.copy(tmp_path / "project")
     process = project.start(tmp_path / "output", *command)
     wait_until(process, project.folder, point, usual.seconds)
-    answers = point.command in (*WITHOUT_DVC, "run") or answering(process)
+    own = point.command in (*WITHOUT_DVC, "run")
+    # DVC itself dies of SIGTERM without a word, and its stage may be done before it notices.
+    answers = own or (not point.victim.startswith("first") and answering(process))
     kill(process, point.victim)
     status = process.wait(LONGEST_SECONDS)
     finish(project, command)  # at once: what is left of the first one may still be at work
