@@ -39,7 +39,7 @@ test: $(INSTALLED) ## run the tests, offline
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(INSTALLED) ## the tests and the long runs that break something on purpose
-	$(PYTEST) $(ARGS)
+	PROTODL_TESTS=cold $(PYTEST) $(ARGS)
 
 test-cluster: $(INSTALLED) ## trainings on Ray nodes that die, hang or differ, all on this machine
 	python -m pytest tests/pipeline/test_cluster.py $(ARGS)

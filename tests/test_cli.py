@@ -12,6 +12,7 @@ import yaml
 
 import protodl
 from protodl.core.config import load_params
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 ROWS = list(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["experiments"])
@@ -22,9 +23,9 @@ def run(
     folder: Path, *command: str, module: str = "protodl.cli"
 ) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment |= {**warm.environment(), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", module, *command],
+        [warm.python(), "-m", module, *command],
         cwd=folder,
         env=environment,
         capture_output=True,

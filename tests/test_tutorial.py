@@ -18,6 +18,7 @@ import yaml
 
 from protodl.core.limits import THREADS_VARIABLE
 from protodl.core.training_log import SeedLog
+from tests import warm
 from tests.factories import ROOT
 from tests.pipeline.project import Project, stages_run
 
@@ -76,7 +77,7 @@ def run_block(folder: Path, block: str) -> str:
     done = subprocess.run(
         ["bash", "-eu", "-c", commands],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), THREADS_VARIABLE: "1"},
+        env={**os.environ, **warm.environment(), "PYTHONPATH": str(folder), THREADS_VARIABLE: "1"},
         capture_output=True,
         text=True,
         check=False,

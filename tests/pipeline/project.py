@@ -15,6 +15,7 @@ from mlflow.entities import Run
 from protodl.core.config import Experiment, load_params
 from protodl.core.limits import THREADS_VARIABLE, available_cpus
 from protodl.core.training_log import SeedLog
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 PARAMS = """
@@ -96,9 +97,9 @@ class Project:
 
     def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [warm.python(), "-m", module, *arguments],
             cwd=self.folder,
-            env=self.environment(),
+            env=self.environment() | warm.environment(),
             capture_output=True,
             text=True,
         )
