@@ -122,7 +122,7 @@ def _check_health(address: str) -> None:
 class Nodes:
     """The nodes that have room and are like this machine; others are refused with a line.
 
-    `asked` is what a training takes, by Ray's names: {"CPU": 1, "GPU": 0.5}.
+    `asked` is what a training takes, by Ray's names: {"CPU": 1, "GPU": 0.5, "memory": 2**30}.
     """
 
     asked: Mapping[str, float]
@@ -202,12 +202,11 @@ class Nodes:
                 "no node is like this machine, so results would mix (the reasons stand above); "
                 "give all nodes the same protodl, torch and kind of processor, and start here"
             )
-        asked = " and ".join(f"{count:g} {name}" for name, count in self.asked.items())
         most = {name: max(n["Resources"].get(name, 0) for n in nodes) for name in self.asked}
-        has = " and ".join(f"{count:g} {name}" for name, count in most.items())
         return (
-            f"a training asks for {asked}, and no node has more than {has}; set training.threads "
-            "or PROTODL_THREADS (GPU: training.device, PROTODL_GPU_SHARE) to what a node has"
+            f"a training asks for {_words(self.asked)}, and no node has more than {_words(most)}; "
+            "set training.threads or PROTODL_THREADS (GPU: training.device, PROTODL_GPU_SHARE) to "
+            "what a node has; what it gives of its memory, `ray start --memory` says"
         )
 
 
@@ -217,7 +216,22 @@ def only(names: Sequence[str]) -> dict[str, str]:
 
 
 def _slots(resources: Mapping[str, float], asked: Mapping[str, float]) -> int:
-    return int(min(resources.get(name, 0) / count for name, count in asked.items()))
+    """How many trainings find room at once; one does not take shares of two GPUs."""
+    shares = {name: int(1 / count) for name, count in asked.items() if name == "GPU"}
+    return min(
+        int(resources.get(name, 0)) * shares[name]
+        if name in shares
+        else int(resources.get(name, 0) / count)
+        for name, count in asked.items()
+    )
+
+
+def _words(resources: Mapping[str, float]) -> str:
+    """`1 CPU and 3 GiB of memory`."""
+    return " and ".join(
+        f"{count / 2**30:.3g} GiB of memory" if name == "memory" else f"{count:g} {name}"
+        for name, count in resources.items()
+    )
 
 
 def reason_of(error: BaseException) -> str:

@@ -13,9 +13,15 @@ from protodl.core.check import check_params
 from protodl.core.config import Params
 from protodl.core.errors import ProtodlError
 from protodl.core.limits import THREADS_VARIABLE, available_cpus, free_memory
+from protodl.core.machine import project_root
 from protodl.core.training_log import Means, ResultsError
 from protodl.pipeline.forecast import ROWS as ROWS
-from protodl.pipeline.forecast import describe_expectation, read_logs, training_seconds
+from protodl.pipeline.forecast import (
+    describe_expectation,
+    epoch_seconds,
+    read_logs,
+    training_seconds,
+)
 from protodl.pipeline.workers import Job, Workers
 from protodl.report.results import read_row, result_row
 from protodl.report.tables import results_table
@@ -181,9 +187,11 @@ def describe_results(root: Path, params: Params, rows: Sequence[str]) -> str:
 
 def _train_on(cluster: str, root: Path, params: Params, rows: Sequence[str]) -> list[str]:
     """Fill the checkpoint store, from which the train stages take the seeds; return what failed."""
-    from protodl.pipeline.dispatch import train_missing  # late: it needs torch
+    from protodl.pipeline.missing import train_missing  # late: it needs torch
 
-    return list(train_missing(root, params, _longest_first(root, params, rows), cluster))
+    order = _longest_first(root, params, rows)
+    known = {row: seconds for row in rows if (seconds := epoch_seconds(root, row))}
+    return list(train_missing(project_root(), params, order, cluster, known))
 
 
 def _longest_first(root: Path, params: Params, rows: Sequence[str]) -> list[str]:

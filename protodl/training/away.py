@@ -55,8 +55,7 @@ class Word:
     """A sign of life, with the files for the seed's folder that are new."""
 
     process: int
-    epoch: int = 0  # the last one that is over
-    seconds: float = 0.0  # that it took
+    record: EpochRecord | None = None  # of an epoch that is over; its checkpoint is among the files
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -119,18 +118,15 @@ def _train(
     from protodl.training.trainer import Hooks
 
     start_ms, spoken = time.time_ns() // 1_000_000, time.monotonic()
-    epoch, seconds = 0, 0.0
 
-    def say(*names: str) -> None:
+    def say(*names: str, record: EpochRecord | None = None) -> None:
         nonlocal spoken
         spoken = time.monotonic()
         files = {name: path.read_bytes() for name in names if (path := folder / name).exists()}
-        words.put(Word(os.getpid(), epoch, seconds, files))
+        words.put(Word(os.getpid(), record, files))
 
     def on_epoch(record: EpochRecord, _network: "PrototypeNetwork") -> None:
-        nonlocal epoch, seconds
-        epoch, seconds = record.epoch, record.seconds
-        say(CHECKPOINT)
+        say(CHECKPOINT, record=record)
 
     def on_step(_count: int) -> None:
         if time.monotonic() - spoken > STEP_SECONDS:

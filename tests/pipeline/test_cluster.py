@@ -19,9 +19,12 @@ import psutil
 import pytest
 
 from protodl.core.config import load_params
-from protodl.core.training_log import UNTRACKED, SeedLog
+from protodl.core.training_log import UNTRACKED, EpochRecord, SeedLog
 from protodl.pipeline import dispatch
 from protodl.pipeline.cluster import LOOPBACK, VARIABLES, ClusterError, joined
+from protodl.pipeline.dispatch import End, Listener
+from protodl.pipeline.missing import train_missing
+from protodl.pipeline.seeds import Seed, seeds_of
 from protodl.tracking.sync import RowRuns
 from protodl.training.away import Request, Word, train_away
 from tests.pipeline.project import Project
@@ -69,7 +72,7 @@ def _stage(tmp_path: Path, migrated_database: Path) -> Stage:
 
 def train(stage: Stage, cluster: Any) -> dict[str, str]:
     params = load_params(stage.folder / "params.yaml")
-    return dispatch.train_missing(stage.folder, params, ["a-row"], cluster.address)
+    return train_missing(stage.folder, params, ["a-row"], cluster.address, {})
 
 
 def assert_like(stage: Stage, local: Stage) -> None:
@@ -85,18 +88,24 @@ def assert_like(stage: Stage, local: Stage) -> None:
     assert stage.log(0).fingerprint == local.log(0).fingerprint
 
 
-Listener = Callable[[dispatch.Running, Word], None]
+Ear = Callable[[dispatch.Running, Word], None]
+
+
+def epoch(word: Word) -> int:
+    """The epoch whose end a word tells; 0: of none."""
+    return word.record.epoch if word.record else 0
 
 
 @pytest.fixture(name="listen")
-def _listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Listener], None]:
+def _listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ear], None]:
     """Calls a function after each word that a training says."""
     hear = dispatch.Queue._hear
 
-    def listen(listener: Listener) -> None:
-        def listening(queue: dispatch.Queue, running: dispatch.Running, word: Word) -> None:
-            hear(queue, running, word)
-            listener(running, word)
+    def listen(ear: Ear) -> None:
+        def listening(queue: dispatch.Queue, running: dispatch.Running, word: Word) -> bool:
+            goes_on = hear(queue, running, word)
+            ear(running, word)
+            return goes_on
 
         monkeypatch.setattr(dispatch.Queue, "_hear", listening)
 
@@ -108,19 +117,19 @@ def test_a_seed_whose_node_dies_goes_on_elsewhere_to_the_same_bytes(
     stage: Stage,
     local: Stage,
     cluster: Any,
-    listen: Callable[[Listener], None],
+    listen: Callable[[Ear], None],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
     heard = []
 
-    def listener(running: dispatch.Running, word: Word) -> None:
-        heard.append((running.node == second.node_id, word.epoch))
+    def ear(running: dispatch.Running, word: Word) -> None:
+        heard.append((running.node == second.node_id, epoch(word)))
         if heard[-1] == (True, 1):
             cluster.remove_node(second, allow_graceful=False)
 
-    listen(listener)
+    listen(ear)
     assert train(stage, cluster) == {}
     said = capsys.readouterr().out
     assert said.count("goes on elsewhere after epoch 1: Task failed because the node") == 1
@@ -135,13 +144,50 @@ def test_a_seed_whose_node_dies_goes_on_elsewhere_to_the_same_bytes(
     assert RowRuns.of(logs).created == []
 
 
+@pytest.mark.slow
+def test_seeds_are_taken_one_by_one_and_their_listener_ends_one(
+    stage: Stage, local: Stage, cluster: Any
+) -> None:
+    """As a search does, which learns from each before it asks for the next."""
+    happened: list[tuple[str, int]] = []
+    ends = dict[int, End]()
+
+    def asked() -> Iterator[Seed]:
+        for number in (1, 2, 0, 0):
+            happened.append(("asked", number))
+            stage.write_params(str(number))
+            params = load_params(stage.folder / "params.yaml")
+            yield from seeds_of(stage.folder, params, ["a-row"])
+
+    def on_epoch(seed: Seed, record: EpochRecord) -> bool:
+        assert "accuracy" in record.validation
+        happened.append(("epoch", record.epoch))
+        return seed.request.seed != 2
+
+    def on_end(seed: Seed, end: End, reason: str) -> None:
+        assert not reason
+        happened.append(("end", seed.request.seed))
+        ends[seed.request.seed] = end
+
+    dispatch.train_seeds(asked(), cluster.address, Listener(on_epoch, on_end), {})
+    whole = [("epoch", 1), ("epoch", 2), ("epoch", 3)]
+    assert happened == [
+        ("asked", 1), *whole, ("end", 1),
+        ("asked", 2), ("epoch", 1), ("end", 2),
+        ("asked", 0), *whole, ("end", 0),
+        ("asked", 0), ("end", 0),
+    ]  # fmt: skip
+    assert ends == {1: End.FINISHED, 2: End.STOPPED, 0: End.FINISHED}
+    assert_like(stage, local)
+
+
 @pytest.mark.faults
 @pytest.mark.slow
 def test_a_training_that_hangs_is_ended_and_goes_on_elsewhere(
     stage: Stage,
     local: Stage,
     cluster: Any,
-    listen: Callable[[Listener], None],
+    listen: Callable[[Ear], None],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -149,12 +195,12 @@ def test_a_training_that_hangs_is_ended_and_goes_on_elsewhere(
     second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
     stopped: list[int] = []
 
-    def listener(running: dispatch.Running, word: Word) -> None:
-        if running.node == second.node_id and word.epoch == 1 and not stopped:
+    def ear(running: dispatch.Running, word: Word) -> None:
+        if running.node == second.node_id and epoch(word) == 1 and not stopped:
             stopped.append(word.process)
             os.kill(word.process, signal.SIGSTOP)
 
-    listen(listener)
+    listen(ear)
     assert train(stage, cluster) == {}
     cluster.remove_node(second)
     assert "goes on elsewhere after epoch 1: no word for 3" in capsys.readouterr().out
@@ -190,8 +236,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from protodl.core.config import load_params
-from protodl.pipeline.dispatch import train_missing
-train_missing(Path(), load_params("params.yaml"), ["a-row"], sys.argv[1])
+from protodl.pipeline.missing import train_missing
+train_missing(Path(), load_params("params.yaml"), ["a-row"], sys.argv[1], {})
 """
 
 
@@ -218,7 +264,7 @@ def listened_on(processes: Iterable[psutil.Process]) -> set[str]:
 @pytest.mark.faults
 @pytest.mark.slow
 def test_a_command_that_was_killed_leaves_no_process_and_goes_on(
-    stage: Stage, local: Stage, cluster: Any, listen: Callable[[Listener], None]
+    stage: Stage, local: Stage, cluster: Any, listen: Callable[[Ear], None]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         own = {"RAY_TMPDIR": folder, "RAY_ADDRESS": "local", "PROTODL_THREADS": "1"}
@@ -235,7 +281,7 @@ def test_a_command_that_was_killed_leaves_no_process_and_goes_on(
             time.sleep(0.2)
     assert found
     epochs = []
-    listen(lambda running, word: epochs.append((running.seed.folder, word.epoch)))
+    listen(lambda running, word: epochs.append((running.seed.folder, epoch(word))))
     assert train(stage, cluster) == {}
     assert (found[0].parent, 2) in epochs
     assert_like(stage, local)
@@ -288,16 +334,16 @@ def trains_nothing(
 
 @pytest.mark.slow
 def test_a_training_costs_little_to_hand_out_and_no_memory(
-    stage: Stage, cluster: Any, listen: Callable[[Listener], None], monkeypatch: pytest.MonkeyPatch
+    stage: Stage, cluster: Any, listen: Callable[[Ear], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "train_away", trains_nothing)
     stage.write_params(", ".join(map(str, range(TRAININGS))))
     seen: list[tuple[float, float]] = []
 
-    def listener(_running: dispatch.Running, _word: Word) -> None:
+    def ear(_running: dispatch.Running, _word: Word) -> None:
         seen.append((time.monotonic(), psutil.Process().memory_info().rss / 2**20))
 
-    listen(listener)
+    listen(ear)
     assert train(stage, cluster) == {}
     assert len(seen) == TRAININGS
     (start, _), (_, before), (end, after) = seen[0], seen[TRAININGS // 4], seen[-1]
