@@ -153,7 +153,7 @@ class Journal:
 
     def _record(self, trial: "FrozenTrial") -> TrialRecord:
         values, state = trial.user_attrs["values"], STATES[trial.state.name]
-        lacking = (trial.constraints or {}).values()
+        lacking = trial.constraints.values()
         start, end = trial.datetime_start, trial.datetime_complete
         assert start and end
         return TrialRecord(

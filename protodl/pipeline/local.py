@@ -81,7 +81,7 @@ class _Pool:
         """Take a word of a training, or its end."""
         try:
             word: EpochRecord | Failure = child.words.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the latter: within a word
             self._ended(child)
             return
         if isinstance(word, Failure):

@@ -71,8 +71,9 @@ def run_search(
         train = _on(cluster, {search.row: seconds}) if cluster else _here(params, jobs)
         print(_expectation(search, row.epochs, number or search.trials, seconds, jobs), flush=True)
         record = search_recipes(root, name, params, search, train, number, changed)
-    command = f"protodl search {name}" + (f" --trials {number}" if number else "")
-    page = search_page(record, command)
+    options = {"--trials": number, "-j": jobs if jobs > 1 else None, "--on": cluster}
+    given = [f" {option} {value}" for option, value in options.items() if value]
+    page = search_page(record, f"protodl search {name}{''.join(given)}")
     write_text(page, root / RESULT)
     return page
 

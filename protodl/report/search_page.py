@@ -89,16 +89,18 @@ def _means(found: Sequence[SeedResult]) -> list[str]:
 
 
 def _best(record: SearchRecord) -> str:
-    keys = [*record.default]
-    rows = [_trial(each, keys) for each in record.ranked()[:SHOWN]]
-    rows.append(["default", NONE, NONE, *(_shown(value) for value in record.default.values())])
-    return markdown_table(["trial", ACCURACY.heading, AGREEMENT.heading, *keys], rows)
+    shown = record.ranked()[:SHOWN]
+    rows = [_trial(each, record) for each in shown]
+    if all(each.values != record.default for each in shown):
+        rows.append(["default", NONE, NONE, *map(_shown, record.default.values())])
+    return markdown_table(["trial", ACCURACY.heading, AGREEMENT.heading, *record.default], rows)
 
 
-def _trial(trial: TrialRecord, keys: Sequence[str]) -> list[str]:
+def _trial(trial: TrialRecord, record: SearchRecord) -> list[str]:
+    name = f"{trial.number} (default)" if trial.values == record.default else str(trial.number)
     accuracy, agreement = trial.outcome.accuracy or 0.0, trial.outcome.decode_agreement or 0.0
-    measured = [ACCURACY.text(accuracy), AGREEMENT.text(agreement)]
-    return [str(trial.number), *measured, *(_shown(trial.values[key]) for key in keys)]
+    values = [_shown(trial.values[key]) for key in record.default]
+    return [name, ACCURACY.text(accuracy), AGREEMENT.text(agreement), *values]
 
 
 def _shown(value: Any) -> str:

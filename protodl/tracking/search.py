@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "protodl-search"
-ENDING = 6.0  # seconds that are waited at the end for all to be recorded
+ENDING = 20.0  # seconds that are waited for all to be recorded, when all trainings are over
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 LATER = "the same command adds what is missing"
 

@@ -32,6 +32,7 @@ from protodl.tracking.store import tracking_uri
 from protodl.training.away import NO_RUN
 from protodl.training.row import Row, seed_log
 from protodl.training.trainer import Hooks, TrainingError
+from tests.pipeline.project import Project
 
 pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'protodl[search]'")
 
@@ -444,3 +445,43 @@ def test_a_search_on_a_cluster_makes_the_same_trials(
         monkeypatch.setenv("RAY_TMPDIR", short)
         record = run(folder, lambda seeds, listener: train_seeds(seeds, "auto", listener, {}))
     assert essence(record) == essence(whole[1])
+
+
+# In every process: whoever opens the test split leaves a line, DVC and its download stage excepted.
+SITE = """
+import os, sys
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("test.pt"):
+        command = " ".join(sys.orig_argv)
+        if "quiet_dvc" not in command and "stages.download" not in command:
+            raise PermissionError(f"{arguments[0]} is not for {command}")
+sys.addaudithook(hook)
+"""
+
+
+@pytest.mark.slow
+def test_the_command_searches_with_real_processes_and_without_the_test_split(
+    tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.create(tmp_path / "project")
+    folder = project.folder
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    (folder / FOLDER).mkdir(parents=True)
+    text = SEARCH.replace("a-row", "grey").replace(
+        "low: 20, high: 60, step: 20", "low: 60, high: 120"
+    )
+    (folder / FOLDER / "grey.yaml").write_text(text.replace("trials: 5", "trials: 3"))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    done = project.run("protodl.cli", "search", "grey", "-j", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "data" / "mnist" / "test.pt").exists()
+    page = (folder / FOLDER / "RESULT.md").read_text()
+    assert page in done.stdout
+    assert "`protodl search grey -j 2`" in page
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    assert len(runs_of("trial")) == 3
+    again = project.run("protodl.cli", "search", "grey", "-j", "2")
+    assert "3 of 3 trials are over already" in again.stdout
+    assert (folder / FOLDER / "RESULT.md").read_text() == page
