@@ -232,7 +232,6 @@ class SearchRecord(Record):
 
     name: str
     row: str
-    dataset: str
     epochs: int  # of the comparison
     fingerprint: str  # of all that its trials depend on
     settings: dict[str, Any]  # the file

@@ -25,6 +25,23 @@ class SearchError(ProtodlError):
     """A search that cannot go on; the message says what to do."""
 
 
+def require_optuna() -> Any:
+    """The package Optuna, which says no more than its warnings.
+
+    Raises:
+        SearchError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise SearchError(
+            "protodl search needs Optuna, which is not installed; run "
+            "`pip install 'protodl[search]'`"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
 @contextmanager
 def alone(path: Path, name: str) -> Iterator[None]:
     """Inside, no other process is at the search whose journal this is.
@@ -61,16 +78,9 @@ class Journal:
         Raises:
             SearchError: Optuna is not installed, or the journal is damaged.
         """
-        try:
-            import optuna
-        except ImportError:
-            raise SearchError(
-                "protodl search needs Optuna, which is not installed; run "
-                "`pip install 'protodl[search]'`"
-            ) from None
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna = require_optuna()
         self._search, self._row = search, row
-        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        pruner = optuna.pruners.NopPruner()
         if rule := search.pruning:
             pruner = optuna.pruners.MedianPruner(rule.trials, n_warmup_steps=rule.epochs)
         _repair(path)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from protodl.core.check import check_params
-from protodl.core.config import Params
+from protodl.core.config import Experiment, Params
 from protodl.core.files import write_text
 from protodl.core.limits import free_memory
 from protodl.core.params_file import merge, read_file
@@ -16,6 +16,7 @@ from protodl.core.search import (
     FOLDER,
     Search,
     SearchRecord,
+    as_in,
     load_search,
     nested,
     value_of,
@@ -23,7 +24,7 @@ from protodl.core.search import (
 )
 from protodl.pipeline.dispatch import Listener, train_seeds
 from protodl.pipeline.forecast import epoch_seconds, makespan
-from protodl.pipeline.journal import Journal, alone
+from protodl.pipeline.journal import Journal, alone, require_optuna
 from protodl.pipeline.local import train_seeds_here
 from protodl.pipeline.run import reproduce, worker_environments, workers_in_memory
 from protodl.pipeline.seeds import Seed
@@ -63,6 +64,7 @@ def run_search(
         PipelineError: the data cannot be delivered.
         ClusterError: the cluster cannot be used.
     """
+    require_optuna()
     params, search = load(root, name)
     row = params.experiment(search.row)
     with alone(root / JOURNALS / f"{name}.log", name):
@@ -111,18 +113,16 @@ def search_recipes(
     Raises:
         SearchError: the search cannot go on.
     """
-    row = with_values(params.experiment(search.row), {"epochs": search.epochs})
+    number, row = number or search.trials, _of_trials(params, search)
     study = _fingerprint(root, params, search)
     journal = Journal(root / JOURNALS / f"{name}.log", f"{name} {study}", search, row)
-    number = number or search.trials
     record = SearchRecord(
         name=name,
         row=search.row,
-        dataset=row.dataset,
         epochs=params.experiment(search.row).epochs,
         fingerprint=study,
         settings=search.model_dump(),
-        default={key: value_of(row, key) for key in search.space},
+        default={key: as_in(row, key, value_of(row, key)) for key in search.space},
         trials=journal.records(),
     )
     if record.trials:
@@ -137,21 +137,30 @@ def search_recipes(
 
     trials = Trials(root, params, search, journal, told)
     trials.run(number, train)
-    end: dict[str, Any] = {"ended": True}
-    if ranked := record.ranked():
-        values = ranked[0].values
-        end |= {"best": ranked[0].number, "block": _block(root, search.row, values)}
-        if values != record.default:
-            end["comparison"], end["failures"] = trials.compare(values, train)
-    record = record.model_copy(update=end)
+    record = record.model_copy(update=_end(root, record, trials, train))
     changed(record)
     return record
 
 
+def _end(root: Path, record: SearchRecord, trials: Trials, train: Train) -> dict[str, Any]:
+    """What follows the trials: the best one, as a block, and beside the default."""
+    end: dict[str, Any] = {"ended": True}
+    if ranked := record.ranked():
+        values = ranked[0].values
+        end |= {"best": ranked[0].number, "block": _block(root, record.row, values)}
+        if values != record.default:
+            end["comparison"], end["failures"] = trials.compare(values, train)
+    return end
+
+
+def _of_trials(params: Params, search: Search) -> Experiment:
+    """The row with its own values, and the epochs of a trial."""
+    return with_values(params.experiment(search.row), {"epochs": search.epochs})
+
+
 def _fingerprint(root: Path, params: Params, search: Search) -> str:
     """Hash of all that the trials depend on but how many there are."""
-    row = with_values(params.experiment(search.row), {"epochs": search.epochs})
-    default = row_seeds(root, params, search, row, search.seeds)
+    default = row_seeds(root, params, search, _of_trials(params, search), search.seeds)
     beside = {"trials", "minutes", "fresh_seeds"}
     facts = {
         "search": search.model_dump(exclude=beside),
