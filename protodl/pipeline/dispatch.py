@@ -198,7 +198,7 @@ class Queue:
                 while ray.wait([each.words], timeout=0)[0]:
                     word = ray.get(next(each.words), timeout=POLL_SECONDS * 30)
                     if not self._hear(each, word):
-                        ray.cancel(each.words, force=True)
+                        ray.cancel(each.words, force=False)
                         self._leave(each)
                         self._end(each.seed, End.STOPPED)
                         break
@@ -237,7 +237,10 @@ class Queue:
 
         self._leave(running)
         seed, reason = running.seed, reason_of(error)
-        seed.failures += not isinstance(error, ray.exceptions.NodeDiedError)
+        seed.avoided = running.node
+        if full := isinstance(getattr(error, "cause", None), OSError):
+            self._nodes.refuse(running.node, reason)  # it would fail one training after another
+        seed.failures += not (full or isinstance(error, ray.exceptions.NodeDiedError))
         if isinstance(error, TrainingError) or seed.failures == FAILURES:
             say(f"{seed.request.title}: failed: {reason}")
             self._end(seed, End.FAILED, reason)
@@ -261,7 +264,5 @@ class Queue:
             ray.cancel(each.words, force=True)
             if each.process:
                 end_process(each.node, each.process)
-            seed = each.seed
-            seed.avoided = each.node
-            seed.failures -= not each.process  # that it found no room is not its failure
+            each.seed.failures -= not each.process  # that it found no room is not its failure
             self._lost(each, TimeoutError(f"no word for {silent:.0f} s"))

@@ -10,12 +10,13 @@ from protodl.core.limits import THREADS_VARIABLE
 from protodl.core.machine import git_revision
 from protodl.core.sources import closure
 from protodl.pipeline.clean import CHECKPOINTS
-from protodl.pipeline.run import WORKER_GIB
+from protodl.pipeline.shares import WORKER_GIB
 from protodl.training.away import Request
 from protodl.training.row import FINISHED, Row
 
 SCRIPT = "stages/train.py"  # whose sources a fingerprint holds
 GPU_VARIABLE = "PROTODL_GPU_SHARE"  # of a GPU, for each training
+LEAST_SHARE = 0.01
 # They choose how a processor computes, so that nodes must obey the same ones.
 PASSED_ON = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
@@ -78,9 +79,11 @@ def resources(params: Params) -> dict[str, float]:
         share = float(text)
     except ValueError:
         share = 0.0
-    if not 0 < share <= 1:
-        raise ConfigError(f"{GPU_VARIABLE}={text}: a share of a GPU is above 0 and at most 1")
-    return asked | {"GPU": share}
+    if not LEAST_SHARE <= share <= 1:
+        raise ConfigError(
+            f"{GPU_VARIABLE}={text}: a share of a GPU is at least {LEAST_SHARE} and at most 1"
+        )
+    return asked | {"GPU": int(share * 10_000) / 10_000}  # Ray counts in ten-thousandths
 
 
 def _variables(threads: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING
 
 from protodl.core.config import Params
@@ -30,6 +31,10 @@ NO_RUN = dict.fromkeys(("experiment_name", "run_id", "parent_run_id"), UNTRACKED
 
 class OtherMachineError(ProtodlError):
     """A machine on which this training would be another one."""
+
+
+class UnheardError(Exception):
+    """A training to which nobody listens any more; nobody hears of this either."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,16 @@ def train_away(
     os.environ.update(request.variables)
     yield Word(os.getpid())
     words: SimpleQueue[Word | None] = SimpleQueue()
+    unheard = Event()
     # A thread, because a training calls and does not yield.
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(_train, request, data, checkpoint, words)
+        training = pool.submit(_train, request, data, checkpoint, words, unheard)
         training.add_done_callback(lambda _: words.put(None))
-        while word := words.get():
-            yield word
+        try:
+            while word := words.get():
+                yield word
+        finally:
+            unheard.set()  # this process is kept for the next training: its start takes long
         training.result()
 
 
@@ -113,6 +122,7 @@ def _train(
     data: "npt.NDArray[np.uint8]",
     checkpoint: bytes,
     words: "SimpleQueue[Word | None]",
+    unheard: Event,
 ) -> None:
     from protodl.training.row import CHECKPOINT, FINISHED, Row, seed_log
     from protodl.training.trainer import Hooks
@@ -129,6 +139,8 @@ def _train(
         say(CHECKPOINT, record=record)
 
     def on_step(_count: int) -> None:
+        if unheard.is_set():
+            raise UnheardError("this training was ended from outside")
         if time.monotonic() - spoken > STEP_SECONDS:
             say()
 
