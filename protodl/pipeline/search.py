@@ -26,8 +26,9 @@ from protodl.pipeline.dispatch import Listener, train_seeds
 from protodl.pipeline.forecast import epoch_seconds, makespan
 from protodl.pipeline.journal import Journal, alone, require_optuna
 from protodl.pipeline.local import train_seeds_here
-from protodl.pipeline.run import reproduce, worker_environments, workers_in_memory
+from protodl.pipeline.run import reproduce
 from protodl.pipeline.seeds import Seed
+from protodl.pipeline.shares import worker_environments, workers_in_memory
 from protodl.pipeline.trials import Train, Trials, row_seeds
 from protodl.report.search_page import search_page
 from protodl.report.tables import format_seconds
