@@ -72,7 +72,8 @@ def run_search(
         reproduce(root, [f"download@{row.dataset}"])
         seconds = epoch_seconds(root, search.row) or 0.0
         train = _on(cluster, {search.row: seconds}) if cluster else _here(params, jobs)
-        print(_expectation(search, row.epochs, number or search.trials, seconds, jobs), flush=True)
+        wanted, places = number or search.trials, 0 if cluster else jobs
+        print(_expectation(search, row.epochs, wanted, seconds, places), flush=True)
         record = search_recipes(root, name, params, search, train, number, changed)
     options = {"--trials": number, "-j": jobs if jobs > 1 else None, "--on": cluster}
     given = [f" {option} {value}" for option, value in options.items() if value]
@@ -183,17 +184,15 @@ def _on(cluster: str, seconds: Mapping[str, float]) -> Train:
     return train
 
 
-def _expectation(search: Search, epochs: int, number: int, seconds: float, jobs: int) -> str:
-    """What is going to be done, and how long it takes at most."""
-    of_trial, fresh = len(search.seeds) * search.epochs, len(search.fresh_seeds)
-    what = f"{number} trials of {search.epochs} epochs, then {2 * fresh} trainings of {epochs}"
-    trainings = number * [seconds * of_trial]
-    total = makespan(trainings, jobs) + makespan(2 * fresh * [seconds * epochs], jobs)
-    return f"{what}; " + (
-        f"expected time: at most {format_seconds(total)}, with {jobs} at a time"
-        if seconds
-        else "expected time: unknown, nothing is recorded yet of this row"
-    )
+def _expectation(search: Search, epochs: int, number: int, seconds: float, places: int) -> str:
+    """What is done and, where an epoch's time and the places are known, how long that takes."""
+    fresh = 2 * len(search.fresh_seeds)
+    what = f"{number} trials of {search.epochs} epochs, then {fresh} trainings of {epochs}"
+    if not (seconds and places):
+        return f"{what}; expected time: not known, nothing is recorded yet of such a run"
+    trials = makespan(number * [seconds * search.epochs * len(search.seeds)], places)
+    total = format_seconds(trials + makespan(fresh * [seconds * epochs], places))
+    return f"{what}; expected time: at most {total}, {places} at a time"
 
 
 def _line(record: SearchRecord, number: int) -> str:
