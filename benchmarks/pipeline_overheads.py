@@ -17,7 +17,8 @@ from benchmarks.measure import Bench
 from protodl.core.config import Params
 from protodl.pipeline.demo import copy_project, demo_params
 from protodl.pipeline.forecast import read_logs
-from protodl.pipeline.run import MODELS, ROWS, worker_environments
+from protodl.pipeline.run import MODELS, ROWS
+from protodl.pipeline.shares import worker_environments
 
 STARTED = "Running stage '"  # DVC, at the start of each stage
 STORE = "from protodl.tracking import store; store.open_current()"

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.measure import Bench
 from protodl.core.limits import available_cpus
-from protodl.pipeline.run import worker_environments
+from protodl.pipeline.shares import worker_environments
 
 LONGER = 3  # times a measurement's usual seconds: processes start and end at their own steps
 

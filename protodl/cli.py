@@ -78,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     option("rows", nargs="*", metavar="ROW", help="rows of params.yaml; default: all")
     option("-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="rows in parallel")
     option("--on", metavar="ADDRESS", help="train on a Ray cluster: host:port of its head, or auto")
+    words = "find values of a row's parameters that validate better: a file of studies/search/"
+    _add_search(add("search", _search, help=words))
     words = "measure a row again, and compare it with dvc.lock and results/"
     _add_verify(add("verify", _verify, help=words, description=VERIFY))
     add("demo", _demo, help="the whole pipeline on the embedded sample, in .demo/")
@@ -94,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     words = "remove checkpoints and temporary files that nothing needs, and say what that frees"
     _add_clean(add("clean", _clean, help=words))
     return parser
+
+
+def _add_search(option: Any) -> None:
+    option("name", metavar="ROW", help="a file of studies/search/, without .yaml")
+    words = "in all, those that are over included; default: what the file says"
+    option("--trials", type=_at_least_one, metavar="N", help=words)
+    option("-j", "--jobs", type=_at_least_one, default=1, metavar="N", help="trainings at once")
+    option("--on", metavar="ADDRESS", help="train on a Ray cluster: host:port of its head, or auto")
 
 
 def _add_table(option: Any) -> None:
@@ -184,6 +194,17 @@ def _fill_mlflow() -> None:
     from protodl.tracking.project import try_sync
 
     try_sync(_relative("params.yaml"), _relative(ROWS), _relative(MODELS))
+
+
+def _search(options: argparse.Namespace) -> None:
+    from protodl.pipeline.search import run_search
+    from protodl.tracking.search import tracked_search
+
+    with tracked_search() as changed:
+        page = run_search(
+            project_root(), options.name, options.trials, options.jobs, options.on, changed
+        )
+    print(f"\n{page}")
 
 
 def _verify(options: argparse.Namespace) -> None:

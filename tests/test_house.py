@@ -84,7 +84,7 @@ def test_every_package_that_is_imported_is_a_dependency() -> None:
     extras = PROJECT["optional-dependencies"]
     wanted = [
         *PROJECT["dependencies"],
-        *(text for name in ("cluster", "heic", "onnx") for text in extras[name]),
+        *(text for name in ("cluster", "heic", "onnx", "search") for text in extras[name]),
     ]
     names = {Requirement(text).name for text in wanted}
     imported = set()

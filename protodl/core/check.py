@@ -55,7 +55,7 @@ def _too_large(params: Params) -> Iterator[str]:
         )
     for name, row in params.experiments.items():
         config = params.dataset(row.dataset)
-        yield from (f"experiments.{name}.{each}" for each in _of_row(row, config, most))
+        yield from (f"experiments.{name}.{each}" for each in row_problems(row, config, most))
     for name in dict.fromkeys(row.dataset for row in params.experiments.values()):
         yield from _of_dataset(params, name)
 
@@ -78,7 +78,7 @@ def _of_dataset(params: Params, name: str) -> Iterator[str]:
         )
 
 
-def _of_row(row: Experiment, config: DatasetConfig, most: int) -> Iterator[str]:
+def row_problems(row: Experiment, config: DatasetConfig, most: int) -> Iterator[str]:
     """What a row asks for that its data set does not have, or this machine's memory not hold."""
     side = config.facts.size if config.facts else config.size or 0
     images = config.facts.num_train if config.facts else row.batch_size

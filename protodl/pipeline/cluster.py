@@ -122,7 +122,7 @@ def _check_health(address: str) -> None:
 class Nodes:
     """The nodes that have room and are like this machine; others are refused with a line.
 
-    `asked` is what a training takes, by Ray's names: {"CPU": 1, "GPU": 0.5}.
+    `asked` is what a training takes, by Ray's names: {"CPU": 1, "GPU": 0.5, "memory": 2**30}.
     """
 
     asked: Mapping[str, float]
@@ -130,6 +130,7 @@ class Nodes:
     sources: Sequence[str]
     say: Callable[[str], None]
     room: dict[str, int] = field(default_factory=dict)  # trainings at once, by the node's id
+    _alive: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _asking: dict[str, tuple[Any, float]] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
     _looked: float = -LOOK_SECONDS
@@ -143,28 +144,37 @@ class Nodes:
         """See which nodes have come, gone, or answered.
 
         Raises:
-            ClusterError: no node was ever fit to train.
+            ClusterError: no node was ever fit to train, or the last one has been refused.
         """
         import ray
 
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
-        alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+        self._alive = alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         self.room = {name: count for name, count in self.room.items() if name in alive}
         self._asking = {name: ask for name, ask in self._asking.items() if name in alive}
         for name, node in alive.items():
             known = name in self.room or name in self._asking or name in self._refused
-            if not known and _slots(node["Resources"], self.asked):
+            if not known and slots(node["Resources"], self.asked):
                 self._asking[name] = (self._ask(name), time.monotonic())
         for name, (answer, since) in list(self._asking.items()):
             if ray.wait([answer], timeout=0)[0]:
-                self._judge(alive[name], answer)
+                self._judge(name, answer)
             elif time.monotonic() - since > ANSWER_SECONDS:
-                self._refuse(alive[name], "does not answer")
+                self.refuse(name, "does not answer")
         self._accepted = self._accepted or bool(self.room)
         if not self._accepted and not self._asking:
-            raise ClusterError(self._why_none(list(alive.values())))
+            raise ClusterError(self._why_none())
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Give this node no training any more."""
+        for known in (self.room, self._asking):
+            known.pop(name, None)
+        self._refused[name] = reason
+        self._accepted = bool(self.room)
+        address = self._alive[name]["NodeManagerAddress"] if name in self._alive else name
+        self.say(f"node {address} is refused: {reason}")
 
     def _ask(self, name: str) -> Any:
         import ray
@@ -172,42 +182,38 @@ class Nodes:
         options = {"num_cpus": 0, "max_retries": 0, "label_selector": only([name])}
         return ray.remote(describe_machine).options(**options).remote(self.variables, self.sources)
 
-    def _judge(self, node: Mapping[str, Any], answer: Any) -> None:
+    def _judge(self, name: str, answer: Any) -> None:
         import ray
 
         try:
             found = ray.get(answer, timeout=CONNECT_SECONDS)
         except Exception as error:
-            self._refuse(node, f"cannot run protodl: {reason_of(error)}")
+            self.refuse(name, f"cannot run protodl: {reason_of(error)}")
             return
         other = [
-            f"{name} is {found[name]}, here {wanted}"
-            for name, wanted in self._wanted.items()
-            if found[name] != wanted
+            f"{fact} is {found[fact]}, here {wanted}"
+            for fact, wanted in self._wanted.items()
+            if found[fact] != wanted
         ]
         if other:
-            self._refuse(node, "; ".join(other))
+            self.refuse(name, "; ".join(other))
             return
-        del self._asking[node["NodeID"]]
-        self.room[node["NodeID"]] = _slots(node["Resources"], self.asked)
+        del self._asking[name]
+        self.room[name] = slots(self._alive[name]["Resources"], self.asked)
 
-    def _refuse(self, node: Mapping[str, Any], reason: str) -> None:
-        del self._asking[node["NodeID"]]
-        self._refused[node["NodeID"]] = reason
-        self.say(f"node {node['NodeManagerAddress']} is refused: {reason}")
-
-    def _why_none(self, nodes: Sequence[Mapping[str, Any]]) -> str:
+    def _why_none(self) -> str:
         if self._refused:
             return (
-                "no node is like this machine, so results would mix (the reasons stand above); "
-                "give all nodes the same protodl, torch and kind of processor, and start here"
+                "no node can be used (the reasons stand above): other results would mix with this "
+                "machine's; give all nodes the same protodl, torch and kind of processor, and room "
+                "on their disks, and start the same command again here"
             )
-        asked = " and ".join(f"{count:g} {name}" for name, count in self.asked.items())
-        most = {name: max(n["Resources"].get(name, 0) for n in nodes) for name in self.asked}
-        has = " and ".join(f"{count:g} {name}" for name, count in most.items())
+        has = [node["Resources"] for node in self._alive.values()]
+        most = {name: max(each.get(name, 0) for each in has) for name in self.asked}
         return (
-            f"a training asks for {asked}, and no node has more than {has}; set training.threads "
-            "or PROTODL_THREADS (GPU: training.device, PROTODL_GPU_SHARE) to what a node has"
+            f"a training asks for {_words(self.asked)}, and no node has more than {_words(most)}; "
+            "set training.threads or PROTODL_THREADS (GPU: training.device, PROTODL_GPU_SHARE) to "
+            "what a node has; what it gives of its memory, `ray start --memory` says"
         )
 
 
@@ -216,8 +222,23 @@ def only(names: Sequence[str]) -> dict[str, str]:
     return {"ray.io/node-id": f"in({','.join(names)})"}
 
 
-def _slots(resources: Mapping[str, float], asked: Mapping[str, float]) -> int:
-    return int(min(resources.get(name, 0) / count for name, count in asked.items()))
+def slots(resources: Mapping[str, float], asked: Mapping[str, float]) -> int:
+    """How many trainings find room at once; one does not take shares of two GPUs."""
+    shares = {name: int(1 / count) for name, count in asked.items() if name == "GPU"}
+    return min(
+        int(resources.get(name, 0)) * shares[name]
+        if name in shares
+        else int(resources.get(name, 0) / count)
+        for name, count in asked.items()
+    )
+
+
+def _words(resources: Mapping[str, float]) -> str:
+    """`1 CPU and 3 GiB of memory`."""
+    return " and ".join(
+        f"{count / 2**30:.3g} GiB of memory" if name == "memory" else f"{count:g} {name}"
+        for name, count in resources.items()
+    )
 
 
 def reason_of(error: BaseException) -> str:

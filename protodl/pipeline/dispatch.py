@@ -1,31 +1,51 @@
-"""Seeds that the checkpoint store lacks, trained on a cluster: a queue, and the store filled."""
+"""Seeds trained on a cluster: a queue that is told when one is over, and the store filled."""
 
 import errno
 import os
-import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from protodl.core.config import Params
 from protodl.core.files import write_bytes
+from protodl.core.training_log import EpochRecord
 from protodl.pipeline.cluster import ClusterError, Nodes, end_process, joined, only, reason_of
-from protodl.pipeline.forecast import makespan, training_seconds
-from protodl.pipeline.missing import Seed, missing_seeds, resources
-from protodl.report.tables import format_seconds
+from protodl.pipeline.progress import Progress, say
+from protodl.pipeline.seeds import Seed, resources
 from protodl.training.away import Word, train_away
-from protodl.training.row import CHECKPOINT, FINISHED
+from protodl.training.row import CHECKPOINT
 from protodl.training.trainer import TrainingError
 
 FAILURES = 3  # of one seed by itself; the death of its node is none
 POLL_SECONDS = 1.0
-SAY_SECONDS = 30.0  # between two lines on what is running, outside of a terminal
 SILENCE_SECONDS = 300.0  # a training says something every few seconds
+
+
+class End(Enum):
+    """What has become of a seed."""
+
+    FINISHED = "its log and its networks are in the checkpoint store"
+    STOPPED = "its listener wanted no more of it; its last checkpoint is in the store"
+    FAILED = "it diverged, or failed several times"
+    LEFT = "another process of this machine is at it"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What is called, in the process that asks, while seeds are trained.
+
+    `on_epoch` says whether the training goes on. The epoch from which it went on, after a node's
+    death, may come twice. `on_end` comes once for each seed, with the reason where one failed.
+    """
+
+    on_epoch: Callable[[Seed, EpochRecord], bool] = lambda seed, record: True
+    on_end: Callable[[Seed, End, str], None] = lambda seed, end, reason: None
 
 
 @dataclass
@@ -40,29 +60,30 @@ class Running:
     process: int = 0  # 0: not begun
 
 
-def train_missing(root: Path, params: Params, rows: Sequence[str], address: str) -> dict[str, str]:
-    """Train every seed of these rows that the checkpoint store lacks, on a Ray cluster.
+def train_seeds(
+    seeds: Iterable[Seed], address: str, listener: Listener, epoch_seconds: Mapping[str, float]
+) -> None:
+    """Train seeds on a Ray cluster, into the checkpoint store.
 
     Args:
-        root: the project's folder, with the data of these rows.
-        params: params.yaml.
-        rows: the rows, in the order in which they are to begin.
+        seeds: a sequence, or an iterator of which the next one is taken when a node has room for
+            it. All of them ask for what the first one asks for.
         address: host:port of the cluster, or `auto`.
-
-    Returns:
-        For each row of which a seed failed the reason; its other seeds are in the store.
+        listener: is told of each epoch, and of the end of each seed.
+        epoch_seconds: of an epoch of a row, where that is known.
 
     Raises:
         ClusterError: the cluster cannot be used, or the store cannot be written.
         ConfigError: PROTODL_GPU_SHARE is no share.
     """
-    seeds = list(missing_seeds(root, params, rows))
-    if not seeds:
-        return {}
+    source = iter(seeds)
+    waiting = deque(source if isinstance(seeds, Sequence) else islice(source, 1))
+    if not waiting:
+        return
     with joined(address):
-        queue = Queue(root, params, seeds)
+        queue = Queue(waiting, source, listener, epoch_seconds)
         try:
-            return queue.run()
+            queue.run()
         finally:
             queue.close()
 
@@ -70,51 +91,46 @@ def train_missing(root: Path, params: Params, rows: Sequence[str], address: str)
 class Queue:
     """Seeds that wait for room on a node, and those that are trained."""
 
-    def __init__(self, root: Path, params: Params, seeds: Sequence[Seed]) -> None:
+    def __init__(
+        self,
+        waiting: deque[Seed],
+        source: Iterator[Seed],
+        listener: Listener,
+        epoch_seconds: Mapping[str, float],
+    ) -> None:
+        """`waiting`: at least one; `source`: those that follow."""
         import ray
-        from tqdm import tqdm
 
-        first = seeds[0].request
-        asked = resources(first.params.training)
+        first = waiting[0].request
+        asked = resources(first.params)
         # With a GPU, Ray ends a process after its training: CUDA remembers which GPU it had.
         given = {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU", 0)}
-        self._task = ray.remote(**given)(train_away)
+        self._task = ray.remote(**given, memory=asked["memory"])(train_away)
         self._data: dict[Path, Any] = {}
-        self._waiting, self._running = deque(seeds), list[Running]()
-        self._total, self._failed = len(seeds), dict[str, str]()
-        self._nodes = Nodes(asked, first.variables, first.sources, self._say)
-        each = {row: training_seconds(root, params, row) for row in params.experiments}
-        self._epoch_seconds = {
-            row: seconds / len(params.seeds) / params.experiment(row).epochs
-            for row, seconds in each.items()
-            if seconds
-        }
-        self._bar = tqdm(bar_format="{desc}", disable=not sys.stderr.isatty())
-        self._said = time.monotonic()
+        self._waiting, self._source, self._exhausted = waiting, source, False
+        self._running, self._over = list[Running](), 0
+        self._listener, self._progress = listener, Progress(epoch_seconds)
+        self._nodes = Nodes(asked, first.variables, first.sources, say)
 
-    def run(self) -> dict[str, str]:
-        """Train all; returns the reason for each row of which a seed failed.
+    def run(self) -> None:
+        """Train all.
 
         Raises:
             ClusterError: no node can train, or the store cannot be written.
         """
-        while self._waiting or self._running:
+        while self._waiting or self._running or not self._exhausted:
             self._nodes.look()
             self._start()
             self._listen()
             self._give_up()
-            self._tell()
-        return self._failed
+            running = [each.seed for each in self._running]
+            self._progress.tell(self._over, running, self._waiting, self._nodes.room)
 
     def close(self) -> None:
         """Let others have what this process had locked."""
-        self._bar.close()
+        self._progress.close()
         for each in self._running:
             each.lock.release()
-
-    def _say(self, text: str) -> None:
-        self._bar.write(text)
-        sys.stdout.flush()
 
     def _start(self) -> None:
         """Give waiting seeds to the nodes that have room, the emptiest first."""
@@ -122,12 +138,22 @@ class Queue:
         for each in self._running:
             if each.node in free:
                 free[each.node] -= 1
-        while self._waiting and any(count > 0 for count in free.values()):
-            seed = self._waiting.popleft()
+        while any(count > 0 for count in free.values()) and (seed := self._next()):
             node = max(free, key=lambda name: (free[name] > 0 and name != seed.avoided, free[name]))
             if (running := self._begin(seed, node)) is not None:
                 self._running.append(running)
                 free[node] -= 1
+
+    def _next(self) -> Seed | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        seed = next(self._source, None)
+        self._exhausted = seed is None
+        return seed
+
+    def _end(self, seed: Seed, end: End, reason: str = "") -> None:
+        self._over += 1
+        self._listener.on_end(seed, end, reason)
 
     def _begin(self, seed: Seed, node: str) -> Running | None:
         """Start a seed from its checkpoint; None where another process has it or had it."""
@@ -139,11 +165,13 @@ class Queue:
         try:
             lock.acquire()
         except Timeout:
-            self._say(f"{seed.request.title}: left to the process that is at it already")
+            say(f"{seed.request.title}: left to the process that is at it already")
+            self._end(seed, End.LEFT)
             return None
         Path(lock.lock_file).write_text(str(os.getpid()))
-        if (seed.folder / FINISHED).exists():
+        if seed.finished:
             lock.release()
+            self._end(seed, End.FINISHED)
             return None
         if seed.data not in self._data:
             self._data[seed.data] = ray.put(np.fromfile(seed.data, np.uint8))
@@ -168,14 +196,25 @@ class Queue:
         for each in streams.values():
             try:
                 while ray.wait([each.words], timeout=0)[0]:
-                    self._hear(each, ray.get(next(each.words), timeout=POLL_SECONDS * 30))
+                    word = ray.get(next(each.words), timeout=POLL_SECONDS * 30)
+                    if not self._hear(each, word):
+                        ray.cancel(each.words, force=False)
+                        self._leave(each)
+                        self._end(each.seed, End.STOPPED)
+                        break
             except StopIteration:
-                self._ended(each)
+                self._leave(each)
+                self._end(each.seed, End.FINISHED)
             except ray.exceptions.RayError as error:
                 self._lost(each, error)
 
-    def _hear(self, running: Running, word: Word) -> None:
-        seed = running.seed
+    def _hear(self, running: Running, word: Word) -> bool:
+        """Keep what a training brings; whether it is to go on.
+
+        Raises:
+            ClusterError: the store cannot be written.
+        """
+        seed, record = running.seed, word.record
         running.heard, running.process = time.monotonic(), word.process
         try:
             for name, content in word.files.items():  # the log last: then the seed is finished
@@ -186,16 +225,11 @@ class Queue:
                 f"{seed.folder}: {os.strerror(error.errno or errno.EIO)}; {remedy} and run the "
                 "same command again, which goes on from what is done"
             ) from error
-        if word.epoch:
-            seed.epoch = word.epoch
-            self._epoch_seconds[seed.request.row] = word.seconds
-
-    def _ended(self, running: Running) -> None:
-        self._leave(running)
-        row = running.seed.request.row
-        others = [*self._waiting, *(each.seed for each in self._running)]
-        if row not in self._failed and all(each.request.row != row for each in others):
-            self._say(f"{row}: trained, every seed is in the checkpoint store")
+        if record is None:
+            return True
+        seed.epoch = record.epoch
+        self._progress.epoch_seconds[seed.request.row] = record.seconds
+        return self._listener.on_epoch(seed, record)
 
     def _lost(self, running: Running, error: BaseException) -> None:
         """A training has come to nothing: on from its checkpoint, or its row fails."""
@@ -203,12 +237,15 @@ class Queue:
 
         self._leave(running)
         seed, reason = running.seed, reason_of(error)
-        seed.failures += not isinstance(error, ray.exceptions.NodeDiedError)
+        seed.avoided = running.node
+        if full := isinstance(getattr(error, "cause", None), OSError):
+            self._nodes.refuse(running.node, reason)  # it would fail one training after another
+        seed.failures += not (full or isinstance(error, ray.exceptions.NodeDiedError))
         if isinstance(error, TrainingError) or seed.failures == FAILURES:
-            self._failed[seed.request.row] = f"seed {seed.request.seed}: {reason}"
-            self._say(f"{seed.request.title}: failed: {reason}")
+            say(f"{seed.request.title}: failed: {reason}")
+            self._end(seed, End.FAILED, reason)
             return
-        self._say(f"{seed.request.title}: goes on elsewhere after epoch {seed.epoch}: {reason}")
+        say(f"{seed.request.title}: goes on elsewhere after epoch {seed.epoch}: {reason}")
         self._waiting.appendleft(seed)
 
     def _leave(self, running: Running) -> None:
@@ -227,34 +264,5 @@ class Queue:
             ray.cancel(each.words, force=True)
             if each.process:
                 end_process(each.node, each.process)
-            seed = each.seed
-            seed.avoided = each.node
-            seed.failures -= not each.process  # that it found no room is not its failure
+            each.seed.failures -= not each.process  # that it found no room is not its failure
             self._lost(each, TimeoutError(f"no word for {silent:.0f} s"))
-
-    def _tell(self) -> None:
-        """Say what is running: in a terminal always, else every half minute."""
-        terminal = not self._bar.disable
-        if not terminal and time.monotonic() - self._said < SAY_SECONDS:
-            return
-        self._said = time.monotonic()
-        left = [*self._waiting, *(each.seed for each in self._running)]
-        rows = self._epoch_seconds
-        seconds = [
-            rows[each.request.row] * (each.epochs - each.epoch)
-            for each in left
-            if each.request.row in rows
-        ]
-        places = sum(self._nodes.room.values())
-        eta = f", ETA {format_seconds(makespan(seconds, places))}" if seconds else ""
-        now = [f"{r.seed.request.title} {r.seed.epoch}/{r.seed.epochs}" for r in self._running]
-        more = f" and {len(now) - 4} more" if len(now) > 4 else ""
-        running = f": {', '.join(now[:4])}{more}" if now else ""
-        text = (
-            f"{self._total - len(left)} of {self._total} trainings over, {len(now)} running on "
-            f"{len(self._nodes.room)} nodes{eta}{running}"
-        )
-        if terminal:
-            self._bar.set_description_str(text)
-        else:
-            self._say(text)

@@ -87,11 +87,16 @@ def judge_seconds(root: Path, params: Params, dataset: str) -> float | None:
 
 def training_seconds(root: Path, params: Params, row: str) -> float | None:
     """Seconds to train all seeds of a row, from the logs of its last training; None without one."""
+    seconds = epoch_seconds(root, row)
+    return seconds and seconds * params.experiment(row).epochs * len(params.seeds)
+
+
+def epoch_seconds(root: Path, row: str) -> float | None:
+    """Seconds of an epoch of a row, from the logs of its last training; None without one."""
     logs = read_logs(root, row)
     if not logs:
         return None
-    per_epoch = sum(log.train_seconds for log in logs) / sum(log.num_epochs for log in logs)
-    return per_epoch * params.experiment(row).epochs * len(params.seeds)
+    return sum(log.train_seconds for log in logs) / sum(log.num_epochs for log in logs)
 
 
 def read_logs(root: Path, row: str) -> list[SeedLog]:

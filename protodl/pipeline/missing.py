@@ -1,78 +1,48 @@
-"""Which seeds the checkpoint store lacks, and what the training of one takes."""
+"""The seeds that the checkpoint store lacks, trained on a cluster."""
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from protodl.core.config import ConfigError, Params, TrainingConfig
-from protodl.core.limits import THREADS_VARIABLE
-from protodl.core.machine import git_revision
-from protodl.core.sources import closure
-from protodl.pipeline.clean import CHECKPOINTS
-from protodl.training.away import Request
-from protodl.training.row import FINISHED, Row
-
-SCRIPT = "stages/train.py"  # whose sources a fingerprint holds
-GPU_VARIABLE = "PROTODL_GPU_SHARE"  # of a GPU, for each training
-# They choose how a processor computes, so that nodes must obey the same ones.
-PASSED_ON = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+from protodl.core.config import Params
+from protodl.pipeline.dispatch import End, Listener, train_seeds
+from protodl.pipeline.progress import say
+from protodl.pipeline.seeds import Seed, seeds_of
 
 
-@dataclass
-class Seed:
-    """A seed of a row that is to be trained, and how far it is."""
+def train_missing(
+    project: Path,
+    params: Params,
+    rows: Sequence[str],
+    address: str,
+    epoch_seconds: Mapping[str, float],
+) -> dict[str, str]:
+    """Train every seed of these rows that the checkpoint store lacks, on a Ray cluster.
 
-    request: Request
-    data: Path  # its train.pt
-    folder: Path  # its place in the checkpoint store
-    epochs: int
-    epoch: int = 0  # the last one that is in the store
-    failures: int = 0
-    avoided: str = ""  # the node that it was given up on
+    Args:
+        project: the project's folder, with the data of these rows and the store.
+        params: the project's parameters, or a study's.
+        rows: the rows, in the order in which they are to begin.
+        address: host:port of the cluster, or `auto`.
+        epoch_seconds: of an epoch of a row, where that is known.
 
-
-def missing_seeds(root: Path, params: Params, rows: Sequence[str]) -> Iterator[Seed]:
-    """The seeds of these rows that the checkpoint store lacks; sets how torch computes here."""
-    sources, revision = closure(SCRIPT), {"git_revision": git_revision()}
-    for name in rows:
-        data = root / "data" / params.experiment(name).dataset / "train.pt"
-        row = Row.load(name, params, data, sources)
-        runtime = row.runtime
-        # What `auto` is here: a node with a GPU too many would train something else.
-        settings = {"device": runtime.device.type, "threads": runtime.threads}
-        settings["precision"] = str(runtime.dtype).removeprefix("torch.")
-        there = params.model_copy(update={"training": params.training.model_copy(update=settings)})
-        for seed in params.seeds:
-            fingerprint = row.fingerprint(seed)
-            folder = root / CHECKPOINTS / fingerprint
-            if not (folder / FINISHED).exists():
-                request = Request(
-                    name, seed, there, fingerprint, sources, revision, _variables(runtime.threads)
-                )
-                yield Seed(request, data, folder, row.experiment.epochs)
-
-
-def resources(training: TrainingConfig) -> dict[str, float]:
-    """What a training takes, by Ray's names.
+    Returns:
+        For each row of which a seed failed the reason; its other seeds are in the store.
 
     Raises:
+        ClusterError: the cluster cannot be used, or the store cannot be written.
         ConfigError: PROTODL_GPU_SHARE is no share.
     """
-    if training.device != "cuda":
-        return {"CPU": training.threads}
-    text = os.environ.get(GPU_VARIABLE, "1")
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise ConfigError(f"{GPU_VARIABLE}={text}: a share of a GPU is above 0 and at most 1")
-    return {"CPU": training.threads, "GPU": share}
+    seeds = [seed for seed in seeds_of(project, params, rows) if not seed.finished]
+    left, failed = Counter(seed.request.row for seed in seeds), dict[str, str]()
 
+    def on_end(seed: Seed, end: End, reason: str) -> None:
+        row = seed.request.row
+        if end is End.FAILED:
+            failed[row] = f"seed {seed.request.seed}: {reason}"
+        left[row] -= end is End.FINISHED
+        if not left[row]:
+            say(f"{row}: trained, every seed is in the checkpoint store")
 
-def _variables(threads: int) -> dict[str, str]:
-    """Of the process of a training; threads that spin would take other trainings' processors."""
-    own = {THREADS_VARIABLE: str(threads), "OMP_NUM_THREADS": str(threads)}
-    own["OMP_WAIT_POLICY"] = "PASSIVE"
-    return own | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    train_seeds(seeds, address, Listener(on_end=on_end), epoch_seconds)
+    return failed

@@ -5,17 +5,25 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
 from protodl.core.check import check_params
 from protodl.core.config import Params
 from protodl.core.errors import ProtodlError
-from protodl.core.limits import THREADS_VARIABLE, available_cpus, free_memory
+from protodl.core.limits import free_memory
+from protodl.core.machine import project_root
 from protodl.core.training_log import Means, ResultsError
 from protodl.pipeline.forecast import ROWS as ROWS
-from protodl.pipeline.forecast import describe_expectation, read_logs, training_seconds
+from protodl.pipeline.forecast import (
+    describe_expectation,
+    epoch_seconds,
+    read_logs,
+    training_seconds,
+)
+from protodl.pipeline.shares import worker_environments, workers_in_memory
 from protodl.pipeline.workers import Job, Workers
 from protodl.report.results import read_row, result_row
 from protodl.report.tables import results_table
@@ -25,8 +33,6 @@ ROW_STAGES = ("train", "evaluate", "prototypes")
 DATA_STAGES = ("download", "judge")  # one for each data set, before the rows
 FOLDERS, REPORT = "folders", "report"  # stages: looks for changes in folders of images; the table
 ACCURACIES = {"test_accuracy": "test accuracy", "validation_accuracy": "validation accuracy"}
-# What a row may need, by data.source: the largest one was seen to take 2.4 and 1.4 GiB.
-WORKER_GIB = {"full": 3.0, "sample": 1.5}
 
 
 class PipelineError(ProtodlError):
@@ -62,24 +68,15 @@ def run_pipeline(
         protodl.pipeline.workers.Stopped: this process was told to end.
     """
     params = check_params(Path(os.path.relpath(root / "params.yaml")))
-    experiments = {row: params.experiment(row) for row in rows or params.experiments}
-    datasets = list(dict.fromkeys(each.dataset for each in experiments.values()))
-    changed = every_stage(params) if fresh else changed_stages(root)
-    if FOLDERS in changed and any(params.datasets[name].folder for name in datasets):
-        reproduce(root, [FOLDERS])  # what has changed in them is known only then
-        changed = changed_stages(root)
-    judged = [name for name in datasets if f"judge@{name}" in changed]
-    todo = _rows_in(changed, experiments, row_stages)
-    trained = _rows_in(changed, experiments, row_stages[:1])
-    expected = expected or describe_expectation(root, params, judged, todo, trained, workers)
+    plan = _plan(root, params, rows or list(params.experiments), row_stages, fresh)
+    expected = expected or describe_expectation(
+        root, params, plan.judged, plan.todo, plan.trained, workers
+    )
     print(expected, flush=True)
-    prepared = _prepare_data(root, params, changed, datasets, workers)
-    if prepared and len(trained) < len(experiments):  # other data may mean other rows
-        changed = changed_stages(root)
-        todo = _rows_in(changed, experiments, row_stages)
-        trained = _rows_in(changed, experiments, row_stages[:1])
-    failed = _train_on(cluster, root, params, trained) if cluster and trained else []
-    todo = [row for row in todo if row not in failed]
+    if _prepare_data(root, params, plan, workers) and len(plan.trained) < len(plan.rows):
+        plan = replace(plan, changed=changed_stages(root))  # other data may mean other rows
+    failed = _train_on(cluster, root, params, plan.trained) if cluster and plan.trained else []
+    todo = [row for row in plan.todo if row not in failed]
     failed += _run_rows(root, params, todo, workers, row_stages) if todo else []
     if failed:
         raise PipelineError(
@@ -92,21 +89,58 @@ def run_pipeline(
         print(describe_results(root, params, rows))
 
 
-def _prepare_data(
-    root: Path, params: Params, changed: set[str], datasets: Sequence[str], workers: int
-) -> bool:
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do, as far as that is known before it."""
+
+    rows: Sequence[str]  # that are to be up to date
+    row_stages: Sequence[str]
+    datasets: Sequence[str]  # of these rows
+    changed: set[str]  # stages, by their full names
+
+    @property
+    def judged(self) -> list[str]:
+        """Data sets whose independent classifier is trained."""
+        return [name for name in self.datasets if f"judge@{name}" in self.changed]
+
+    @property
+    def todo(self) -> list[str]:
+        """Rows of which something is computed."""
+        return self._rows_in(self.row_stages)
+
+    @property
+    def trained(self) -> list[str]:
+        """Those of them that are trained."""
+        return self._rows_in(self.row_stages[:1])
+
+    def _rows_in(self, stages: Sequence[str]) -> list[str]:
+        return [row for row in self.rows if any(f"{name}@{row}" in self.changed for name in stages)]
+
+
+def _plan(
+    root: Path, params: Params, rows: Sequence[str], row_stages: Sequence[str], fresh: bool
+) -> Plan:
+    datasets = list(dict.fromkeys(params.experiment(row).dataset for row in rows))
+    changed = every_stage(params) if fresh else changed_stages(root)
+    if FOLDERS in changed and any(params.datasets[name].folder for name in datasets):
+        reproduce(root, [FOLDERS])  # what has changed in them is known only then
+        changed = changed_stages(root)
+    return Plan(rows, row_stages, datasets, changed)
+
+
+def _prepare_data(root: Path, params: Params, plan: Plan, workers: int) -> bool:
     """Run what comes before the rows, the data sets in parallel; whether there was any of it.
 
     Raises:
         PipelineError: a stage failed.
     """
     stages = {
-        name: [stage for kind in DATA_STAGES if (stage := f"{kind}@{name}") in changed]
-        for name in datasets
+        name: [stage for kind in DATA_STAGES if (stage := f"{kind}@{name}") in plan.changed]
+        for name in plan.datasets
     }
     stages = {name: first for name, first in stages.items() if first}
-    before = [stage for stage in ("check", FOLDERS) if stage in changed]
-    if before and (stages or "check" in changed):
+    before = [stage for stage in ("check", FOLDERS) if stage in plan.changed]
+    if before and (stages or "check" in plan.changed):
         reproduce(root, before)  # a download reads what `folders` has written
     if not stages:
         return False
@@ -121,10 +155,6 @@ def _prepare_data(
     if failed:
         raise PipelineError(f"failed: {', '.join(failed)} (the reason stands above)")
     return True
-
-
-def _rows_in(changed: set[str], rows: Iterable[str], stages: Sequence[str]) -> list[str]:
-    return [row for row in rows if any(f"{stage}@{row}" in changed for stage in stages)]
 
 
 def every_stage(params: Params) -> set[str]:
@@ -181,9 +211,11 @@ def describe_results(root: Path, params: Params, rows: Sequence[str]) -> str:
 
 def _train_on(cluster: str, root: Path, params: Params, rows: Sequence[str]) -> list[str]:
     """Fill the checkpoint store, from which the train stages take the seeds; return what failed."""
-    from protodl.pipeline.dispatch import train_missing  # late: it needs torch
+    from protodl.pipeline.missing import train_missing  # late: it needs torch
 
-    return list(train_missing(root, params, _longest_first(root, params, rows), cluster))
+    order = _longest_first(root, params, rows)
+    known = {row: seconds for row in rows if (seconds := epoch_seconds(root, row))}
+    return list(train_missing(project_root(), params, order, cluster, known))
 
 
 def _longest_first(root: Path, params: Params, rows: Sequence[str]) -> list[str]:
@@ -221,48 +253,6 @@ def _workers(root: Path, params: Params, jobs: int, workers: int) -> Workers:
     count = workers_in_memory(min(workers, jobs), params.data.source, free_memory() / 2**30)
     environments = worker_environments(count, params.training.device)
     return Workers(root, environments, prefix=count > 1)
-
-
-def workers_in_memory(workers: int, source: str, free_gib: float) -> int:
-    """As many of the workers as the free memory is enough for, at least one; says if fewer."""
-    fitting = max(1, min(workers, int(free_gib / WORKER_GIB[source])))
-    if fitting < workers:
-        print(
-            f"{free_gib:.1f} GiB of memory are free and a row may need {WORKER_GIB[source]}: "
-            f"{fitting} at a time, not {workers}",
-            flush=True,
-        )
-    return fitting
-
-
-def worker_environments(workers: int, device: str = "auto") -> list[dict[str, str]]:
-    """The variables of each worker: its share of the processors, and its GPU of several."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    common = {"PATH": path}  # dvc.yaml says `python`, whether this environment is activated or not
-    if workers == 1:
-        return [common]
-    threads = str(max(1, available_cpus() // workers))
-    common |= {THREADS_VARIABLE: threads, "OMP_NUM_THREADS": threads}
-    # Threads that spin while they wait would take the processors of the other workers.
-    common |= {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
-    gpus = [] if device == "cpu" else visible_gpus()
-    if len(gpus) < 2:
-        return [common] * workers
-    return [common | {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(workers)]
-
-
-def visible_gpus() -> list[str]:
-    """Names of the usable GPUs for CUDA_VISIBLE_DEVICES; empty without NVIDIA's driver."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        chosen = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-        return [gpu for gpu in chosen if gpu not in ("", "-1")]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    if "MIG " in listed.stdout:
-        return []  # slices of one GPU: the owner of the machine has already shared it out
-    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
 
 
 def reproduce(root: Path, targets: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING
 
 from protodl.core.config import Params
@@ -30,6 +31,10 @@ NO_RUN = dict.fromkeys(("experiment_name", "run_id", "parent_run_id"), UNTRACKED
 
 class OtherMachineError(ProtodlError):
     """A machine on which this training would be another one."""
+
+
+class UnheardError(Exception):
+    """A training to which nobody listens any more; nobody hears of this either."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,7 @@ class Word:
     """A sign of life, with the files for the seed's folder that are new."""
 
     process: int
-    epoch: int = 0  # the last one that is over
-    seconds: float = 0.0  # that it took
+    record: EpochRecord | None = None  # of an epoch that is over; its checkpoint is among the files
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -100,12 +104,16 @@ def train_away(
     os.environ.update(request.variables)
     yield Word(os.getpid())
     words: SimpleQueue[Word | None] = SimpleQueue()
+    unheard = Event()
     # A thread, because a training calls and does not yield.
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(_train, request, data, checkpoint, words)
+        training = pool.submit(_train, request, data, checkpoint, words, unheard)
         training.add_done_callback(lambda _: words.put(None))
-        while word := words.get():
-            yield word
+        try:
+            while word := words.get():
+                yield word
+        finally:
+            unheard.set()  # this process is kept for the next training: its start takes long
         training.result()
 
 
@@ -114,25 +122,25 @@ def _train(
     data: "npt.NDArray[np.uint8]",
     checkpoint: bytes,
     words: "SimpleQueue[Word | None]",
+    unheard: Event,
 ) -> None:
     from protodl.training.row import CHECKPOINT, FINISHED, Row, seed_log
     from protodl.training.trainer import Hooks
 
     start_ms, spoken = time.time_ns() // 1_000_000, time.monotonic()
-    epoch, seconds = 0, 0.0
 
-    def say(*names: str) -> None:
+    def say(*names: str, record: EpochRecord | None = None) -> None:
         nonlocal spoken
         spoken = time.monotonic()
         files = {name: path.read_bytes() for name in names if (path := folder / name).exists()}
-        words.put(Word(os.getpid(), epoch, seconds, files))
+        words.put(Word(os.getpid(), record, files))
 
     def on_epoch(record: EpochRecord, _network: "PrototypeNetwork") -> None:
-        nonlocal epoch, seconds
-        epoch, seconds = record.epoch, record.seconds
-        say(CHECKPOINT)
+        say(CHECKPOINT, record=record)
 
     def on_step(_count: int) -> None:
+        if unheard.is_set():
+            raise UnheardError("this training was ended from outside")
         if time.monotonic() - spoken > STEP_SECONDS:
             say()
 

@@ -1,6 +1,7 @@
 """Seeds that are trained on the nodes of a Ray cluster, here all on this machine."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,21 @@ import numpy.typing as npt
 import psutil
 import pytest
 
-from protodl.core.config import load_params
-from protodl.core.training_log import UNTRACKED, SeedLog
+from benchmarks.cluster import NOTHING as TRAININGS
+from benchmarks.cluster import cost
+from protodl.core.config import ConfigError, load_params
+from protodl.core.training_log import UNTRACKED, EpochRecord, SeedLog
 from protodl.pipeline import dispatch
-from protodl.pipeline.cluster import LOOPBACK, VARIABLES, ClusterError, joined
-from protodl.tracking.sync import RowRuns
+from protodl.pipeline.cluster import LOOPBACK, VARIABLES, ClusterError, joined, slots
+from protodl.pipeline.dispatch import End, Listener
+from protodl.pipeline.missing import train_missing
+from protodl.pipeline.seeds import Seed, resources, seeds_of
 from protodl.training.away import Request, Word, train_away
+from tests.disks import mounted
 from tests.pipeline.project import Project
 from tests.stages.test_train import ROOT, Stage
+from tests.studies.test_studies import add_studies
 
-TRAININGS = 1000  # in which nothing is computed
 STORE = 80 * 2**20  # bytes of a node's object store: the least that Ray takes
 
 
@@ -37,9 +44,9 @@ def _cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'protodl[cluster]'")
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         # Of its own, and short: Ray puts sockets there.
-        for name, value in {**VARIABLES, **LOOPBACK, "RAY_TMPDIR": folder}.items():
+        own = {"RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        for name, value in {**VARIABLES, **LOOPBACK, **own}.items():
             patch.setenv(name, value)
-        patch.setenv("PYTHONPATH", str(ROOT))
         from ray.cluster_utils import Cluster
 
         first = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
@@ -51,10 +58,7 @@ def _cluster() -> Iterator[Any]:
 @pytest.fixture(name="local", scope="module")
 def _local(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Stage:
     """Two seeds that the train stage itself has trained."""
-    stage = Stage(tmp_path_factory.mktemp("local"), migrated_database)
-    status, output = stage.run("0, 1")
-    assert status == 0, output
-    return stage
+    return Stage.trained(tmp_path_factory.mktemp("local"), migrated_database, "0, 1")
 
 
 @pytest.fixture(name="stage")
@@ -69,7 +73,7 @@ def _stage(tmp_path: Path, migrated_database: Path) -> Stage:
 
 def train(stage: Stage, cluster: Any) -> dict[str, str]:
     params = load_params(stage.folder / "params.yaml")
-    return dispatch.train_missing(stage.folder, params, ["a-row"], cluster.address)
+    return train_missing(stage.folder, params, ["a-row"], cluster.address, {})
 
 
 def assert_like(stage: Stage, local: Stage) -> None:
@@ -78,87 +82,118 @@ def assert_like(stage: Stage, local: Stage) -> None:
     assert status == 0, output
     assert "epoch" not in output
     for seed in (0, 1):
-        assert stage.model(seed) == local.model(seed)
-        history, expected = stage.log(seed).history, local.log(seed).history
-        assert [r.train for r in history] == [r.train for r in expected]
-        assert [r.validation for r in history] == [r.validation for r in expected]
-    assert stage.log(0).fingerprint == local.log(0).fingerprint
+        stage.assert_trained_as(local, seed)
 
 
-Listener = Callable[[dispatch.Running, Word], None]
+Ear = Callable[[dispatch.Running, Word], None]
+
+
+def epoch(word: Word) -> int:
+    """The epoch whose end a word tells; 0: of none."""
+    return word.record.epoch if word.record else 0
 
 
 @pytest.fixture(name="listen")
-def _listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Listener], None]:
+def _listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ear], None]:
     """Calls a function after each word that a training says."""
     hear = dispatch.Queue._hear
 
-    def listen(listener: Listener) -> None:
-        def listening(queue: dispatch.Queue, running: dispatch.Running, word: Word) -> None:
-            hear(queue, running, word)
-            listener(running, word)
+    def listen(ear: Ear) -> None:
+        def listening(queue: dispatch.Queue, running: dispatch.Running, word: Word) -> bool:
+            goes_on = hear(queue, running, word)
+            ear(running, word)
+            return goes_on
 
         monkeypatch.setattr(dispatch.Queue, "_hear", listening)
 
     return listen
 
 
-@pytest.mark.faults
-def test_a_seed_whose_node_dies_goes_on_elsewhere_to_the_same_bytes(
-    stage: Stage,
-    local: Stage,
-    cluster: Any,
-    listen: Callable[[Listener], None],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
-    heard = []
+def dies(cluster: Any, node: Any, _process: int) -> None:
+    cluster.remove_node(node, allow_graceful=False)
 
-    def listener(running: dispatch.Running, word: Word) -> None:
-        heard.append((running.node == second.node_id, word.epoch))
-        if heard[-1] == (True, 1):
-            cluster.remove_node(second, allow_graceful=False)
 
-    listen(listener)
-    assert train(stage, cluster) == {}
-    said = capsys.readouterr().out
-    assert said.count("goes on elsewhere after epoch 1: Task failed because the node") == 1
-    assert "a-row: trained, every seed is in the checkpoint store" in said
-    assert (True, 1) in heard and (True, 3) not in heard
-    assert_like(stage, local)
-    # Trained without MLflow, a seed gets its run from its log, in the stages that follow.
-    logs = [stage.log(seed) for seed in (0, 1)]
-    assert {log.run_id for log in logs} == {UNTRACKED}
-    monkeypatch.setenv("DVC_ROOT", str(stage.folder))
-    assert len(RowRuns.of(logs).created) == 2
-    assert RowRuns.of(logs).created == []
+def hangs(_cluster: Any, _node: Any, process: int) -> None:
+    os.kill(process, signal.SIGSTOP)
 
 
 @pytest.mark.faults
-@pytest.mark.slow
-def test_a_training_that_hangs_is_ended_and_goes_on_elsewhere(
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (dies, "Task failed because the node"),
+        pytest.param(hangs, "no word for 3", marks=pytest.mark.slow),
+    ],
+)
+def test_a_seed_whose_node_dies_or_hangs_goes_on_elsewhere_to_the_same_bytes(
     stage: Stage,
     local: Stage,
     cluster: Any,
-    listen: Callable[[Listener], None],
+    listen: Callable[[Ear], None],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[Any, Any, int], None],
+    reason: str,
 ) -> None:
     monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 30.0)
     second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
-    stopped: list[int] = []
+    on_second: dict[int, int] = {}  # the process that told of an epoch
 
-    def listener(running: dispatch.Running, word: Word) -> None:
-        if running.node == second.node_id and word.epoch == 1 and not stopped:
-            stopped.append(word.process)
-            os.kill(word.process, signal.SIGSTOP)
+    def ear(running: dispatch.Running, word: Word) -> None:
+        if running.node == second.node_id and epoch(word):
+            if not on_second:
+                fault(cluster, second, word.process)
+            on_second[epoch(word)] = word.process
 
-    listen(listener)
+    listen(ear)
     assert train(stage, cluster) == {}
-    cluster.remove_node(second)
-    assert "goes on elsewhere after epoch 1: no word for 3" in capsys.readouterr().out
-    assert not psutil.pid_exists(stopped[0])
+    if fault is hangs:
+        cluster.remove_node(second)
+    said = capsys.readouterr().out
+    assert said.count(f"goes on elsewhere after epoch 1: {reason}") == 1
+    assert "a-row: trained, every seed is in the checkpoint store" in said
+    assert 3 not in on_second
+    assert not psutil.pid_exists(on_second[1])
+    assert_like(stage, local)
+
+
+@pytest.mark.slow
+def test_seeds_are_taken_one_by_one_and_their_listener_ends_one(
+    stage: Stage, local: Stage, cluster: Any, listen: Callable[[Ear], None]
+) -> None:
+    """As a search does, which learns from each before it asks for the next."""
+    happened: list[tuple[str, int]] = []
+    ends = dict[int, End]()
+
+    def asked() -> Iterator[Seed]:
+        for number in (1, 2, 0, 0):
+            happened.append(("asked", number))
+            stage.write_params(str(number))
+            params = load_params(stage.folder / "params.yaml")
+            yield from seeds_of(stage.folder, params, ["a-row"])
+
+    def on_epoch(seed: Seed, record: EpochRecord) -> bool:
+        assert "accuracy" in record.validation
+        happened.append(("epoch", record.epoch))
+        return seed.request.seed != 2
+
+    def on_end(seed: Seed, end: End, reason: str) -> None:
+        assert not reason
+        happened.append(("end", seed.request.seed))
+        ends[seed.request.seed] = end
+
+    processes = set[int]()
+    listen(lambda running, word: processes.add(word.process))
+    dispatch.train_seeds(asked(), cluster.address, Listener(on_epoch, on_end), {})
+    whole = [("epoch", 1), ("epoch", 2), ("epoch", 3)]
+    assert happened == [
+        ("asked", 1), *whole, ("end", 1),
+        ("asked", 2), ("epoch", 1), ("end", 2),
+        ("asked", 0), *whole, ("end", 0),
+        ("asked", 0), ("end", 0),
+    ]  # fmt: skip
+    assert len(processes) == 1  # the start of another one would take ten seconds
+    assert ends == {1: End.FINISHED, 2: End.STOPPED, 0: End.FINISHED}
     assert_like(stage, local)
 
 
@@ -190,8 +225,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from protodl.core.config import load_params
-from protodl.pipeline.dispatch import train_missing
-train_missing(Path(), load_params("params.yaml"), ["a-row"], sys.argv[1])
+from protodl.pipeline.missing import train_missing
+train_missing(Path(), load_params("params.yaml"), ["a-row"], sys.argv[1], {})
 """
 
 
@@ -217,8 +252,114 @@ def listened_on(processes: Iterable[psutil.Process]) -> set[str]:
 
 @pytest.mark.faults
 @pytest.mark.slow
+def test_a_node_whose_disk_is_full_gets_no_more(
+    stage: Stage, local: Stage, cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not mounted(tmp_path / "full", "size=1m"):
+        pytest.skip("only root may mount a small disk")
+    full = {"TMPDIR": str(tmp_path / "full")}
+    node = cluster.add_node(num_cpus=2, object_store_memory=STORE, env_vars=full)
+    assert train(stage, cluster) == {}
+    cluster.remove_node(node)
+    subprocess.run(["umount", full["TMPDIR"]], check=True)
+    said = capsys.readouterr().out
+    assert said.count("is refused: [Errno 28] No space left on device: ") == 1
+    assert_like(stage, local)
+
+
+@pytest.fixture(name="seeds")
+def _seeds(stage: Stage) -> list[Seed]:
+    """Five that ask for the memory of full data."""
+    stage.write_params("0, 1, 2, 3, 4")
+    params = load_params(stage.folder / "params.yaml")
+    return list(seeds_of(stage.folder, params, ["a-row"]))
+
+
+def says_what_it_has(
+    _request: Request, _data: "npt.NDArray[np.uint8]", _checkpoint: bytes
+) -> Iterator[Word]:
+    """What `train_away` is replaced by."""
+    import ray
+
+    given = ray.get_runtime_context().get_assigned_resources()
+    has = {**given, "visible": os.environ.get("CUDA_VISIBLE_DEVICES", "all")}
+    time.sleep(0.5)  # others run beside it
+    yield Word(os.getpid(), files={"log.json": json.dumps(has).encode()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "memory", "at_once", "gpus"),
+    [("cpu", 7, 2, {(None, "all")}), ("cuda", 40, 4, {(0.4, "0"), (0.4, "1")})],
+)
+def test_a_node_gets_the_trainings_that_it_has_the_resources_for(
+    seeds: list[Seed],
+    cluster: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    memory: int,
+    at_once: int,
+    gpus: set[tuple[float | None, str]],
+) -> None:
+    """No GPU computes here: Ray takes our word that the node has two, and shares them out."""
+    monkeypatch.setattr(dispatch, "train_away", says_what_it_has)
+    monkeypatch.setenv("PROTODL_GPU_SHARE", "0.4")
+    for seed in seeds:  # as on a machine with such a device
+        params = seed.request.params
+        training = params.training.model_copy(update={"device": device, "threads": 2})
+        params = params.model_copy(update={"training": training})
+        seed.request = replace(seed.request, params=params)
+    node = cluster.add_node(
+        num_cpus=16, num_gpus=2, memory=memory * 2**30, object_store_memory=STORE
+    )
+    running: list[int] = []
+    start = dispatch.Queue._start
+
+    def starting(queue: dispatch.Queue) -> None:
+        start(queue)
+        running.append(len(queue._running))
+
+    monkeypatch.setattr(dispatch.Queue, "_start", starting)
+    dispatch.train_seeds(seeds, cluster.address, Listener(), {})
+    cluster.remove_node(node)
+    assert max(running) == at_once
+    found = [json.loads((seed.folder / "log.json").read_text()) for seed in seeds]
+    assert {(each["CPU"], each["memory"]) for each in found} == {(2, 3 * 2**30)}
+    assert {(each.get("GPU"), each["visible"]) for each in found} == gpus
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "room"),
+    [
+        ({"CPU": 64, "memory": 10}, {"CPU": 1, "memory": 3}, 3),
+        ({"CPU": 7, "memory": 99}, {"CPU": 2, "memory": 3}, 3),
+        ({"CPU": 64, "memory": 99, "GPU": 2}, {"CPU": 1, "memory": 3, "GPU": 0.4}, 4),
+        ({"CPU": 64, "memory": 99, "GPU": 1}, {"CPU": 1, "memory": 3, "GPU": 0.1}, 10),
+        ({"CPU": 3, "memory": 99, "GPU": 8}, {"CPU": 1, "memory": 3, "GPU": 1}, 3),
+        ({"CPU": 64, "memory": 99}, {"CPU": 1, "memory": 3, "GPU": 1}, 0),
+    ],
+)
+def test_a_node_has_room_for_what_fits_whole(
+    has: dict[str, float], asked: dict[str, float], room: int
+) -> None:
+    assert slots(has, asked) == room
+
+
+@pytest.mark.parametrize("share", ["", "half", "0", "0.001", "-1", "1.5", "nan"])
+def test_a_share_of_a_gpu_that_is_none_is_named(
+    share: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load_params(ROOT / "params.yaml")
+    training = params.training.model_copy(update={"device": "cuda"})
+    monkeypatch.setenv("PROTODL_GPU_SHARE", share)
+    with pytest.raises(ConfigError, match=f"PROTODL_GPU_SHARE={share}: a share of a GPU is at"):
+        resources(params.model_copy(update={"training": training}))
+
+
+@pytest.mark.faults
+@pytest.mark.slow
 def test_a_command_that_was_killed_leaves_no_process_and_goes_on(
-    stage: Stage, local: Stage, cluster: Any, listen: Callable[[Listener], None]
+    stage: Stage, local: Stage, cluster: Any, listen: Callable[[Ear], None]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         own = {"RAY_TMPDIR": folder, "RAY_ADDRESS": "local", "PROTODL_THREADS": "1"}
@@ -235,7 +376,7 @@ def test_a_command_that_was_killed_leaves_no_process_and_goes_on(
             time.sleep(0.2)
     assert found
     epochs = []
-    listen(lambda running, word: epochs.append((running.seed.folder, word.epoch)))
+    listen(lambda running, word: epochs.append((running.seed.folder, epoch(word))))
     assert train(stage, cluster) == {}
     assert (found[0].parent, 2) in epochs
     assert_like(stage, local)
@@ -249,7 +390,7 @@ def test_a_node_that_computes_otherwise_is_refused(
     other = {"ATEN_CPU_CAPABILITY": "default"}
     node = cluster.add_node(num_cpus=2, object_store_memory=STORE, env_vars=other)
     monkeypatch.setenv("PROTODL_THREADS", "2")
-    with pytest.raises(ClusterError, match="no node is like this machine"):
+    with pytest.raises(ClusterError, match="no node can be used"):
         train(stage, cluster)
     cluster.remove_node(node)
     said = capsys.readouterr().out
@@ -279,32 +420,14 @@ def test_what_a_cluster_cannot_do_is_said_in_one_sentence(
     assert time.monotonic() - started < 60
 
 
-def trains_nothing(
-    _request: Request, _data: "npt.NDArray[np.uint8]", _checkpoint: bytes
-) -> Iterator[Word]:
-    """What `train_away` is replaced by."""
-    yield Word(os.getpid(), files={"log.json": b"{}"})
-
-
 @pytest.mark.slow
-def test_a_training_costs_little_to_hand_out_and_no_memory(
-    stage: Stage, cluster: Any, listen: Callable[[Listener], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatch, "train_away", trains_nothing)
+def test_a_training_costs_little_to_hand_out_and_no_memory(stage: Stage, cluster: Any) -> None:
     stage.write_params(", ".join(map(str, range(TRAININGS))))
-    seen: list[tuple[float, float]] = []
-
-    def listener(_running: dispatch.Running, _word: Word) -> None:
-        seen.append((time.monotonic(), psutil.Process().memory_info().rss / 2**20))
-
-    listen(listener)
-    assert train(stage, cluster) == {}
-    assert len(seen) == TRAININGS
-    (start, _), (_, before), (end, after) = seen[0], seen[TRAININGS // 4], seen[-1]
-    each, growth = (end - start) / TRAININGS, after - before
-    print(f"{1000 * each:.1f} ms for each training, {growth:.1f} MiB more after the first quarter")
-    assert each < 0.2
-    assert growth < 20
+    params = load_params(stage.folder / "params.yaml")
+    found = cost(list(seeds_of(stage.folder, params, ["a-row"])), cluster.address)
+    print(found)
+    assert found.seconds < 0.2
+    assert found.growth < 20
 
 
 @pytest.mark.faults
@@ -315,16 +438,15 @@ def test_without_ray_its_installation_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_a_run_on_a_cluster_leaves_nothing_to_train(
+def test_a_run_and_a_study_on_a_cluster_leave_nothing_to_train(
     tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'protodl[cluster]'")
     project = Project.create(tmp_path / "project")
     shutil.copy(migrated_database, project.folder / "mlflow.db")
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    with tempfile.TemporaryDirectory() as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        done = project.run("protodl.cli", "run", "--on", "auto", "grey")
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp())
+    done = project.run("protodl.cli", "run", "--on", "auto", "grey")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "grey: trained, every seed is in the checkpoint store" in done.stdout
     assert "grey seed 0: epoch" not in done.stdout  # what the train stage says of each
@@ -340,3 +462,10 @@ def test_a_run_on_a_cluster_leaves_nothing_to_train(
     assert (run.info.status, run.data.tags["fingerprint"]) == ("FINISHED", log.fingerprint)
     steps = client.get_metric_history(run.info.run_id, "validation/accuracy")
     assert [each.step for each in steps] == [1, 2]
+
+    add_studies(project)
+    done = project.run("studies.run", "ablation", "--on", "auto")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mnist-default: trained, every seed is in the checkpoint store" in done.stdout
+    assert "mnist-default seed 0: epoch" not in done.stdout
+    assert (project.folder / "studies" / "ablation" / "ABLATION.md").is_file()

@@ -17,7 +17,7 @@ from protodl.core.limits import available_cpus
 from protodl.core.training_log import SeedLog
 from protodl.pipeline.forecast import describe_expectation, makespan, training_seconds
 from protodl.pipeline.quiet_dvc import is_noise
-from protodl.pipeline.run import (
+from protodl.pipeline.shares import (
     WORKER_GIB,
     visible_gpus,
     worker_environments,

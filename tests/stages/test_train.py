@@ -50,6 +50,14 @@ class Stage:
         save_split(Split(images, torch.arange(240) % 10), folder / "train.pt")
         shutil.copy(database, folder / "mlflow.db")
 
+    @classmethod
+    def trained(cls, folder: Path, database: Path, seeds: str) -> "Stage":
+        """After an uninterrupted training of these seeds."""
+        stage = cls(folder, database)
+        status, output = stage.run(seeds)
+        assert status == 0, output
+        return stage
+
     def write_params(self, seeds: str) -> None:
         (self.folder / "params.yaml").write_text(PARAMS.format(seeds=seeds))
 
@@ -90,14 +98,18 @@ class Stage:
     def log(self, seed: int) -> SeedLog:
         return SeedLog.read(self.folder / "logs" / f"seed-{seed}.json")
 
+    def assert_trained_as(self, other: "Stage", seed: int) -> None:
+        """To the same bytes, by the same way."""
+        assert self.model(seed) == other.model(seed)
+        log, expected = self.log(seed), other.log(seed)
+        assert [r.train for r in log.history] == [r.train for r in expected.history]
+        assert [r.validation for r in log.history] == [r.validation for r in expected.history]
+        assert log.fingerprint == expected.fingerprint
+
 
 @pytest.fixture(name="whole", scope="module")
 def _whole(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Stage:
-    """After an uninterrupted training of one seed."""
-    stage = Stage(tmp_path_factory.mktemp("whole"), migrated_database)
-    status, output = stage.run("0")
-    assert status == 0, output
-    return stage
+    return Stage.trained(tmp_path_factory.mktemp("whole"), migrated_database, "0")
 
 
 def test_a_finished_seed_is_kept_when_another_is_added(whole: Stage) -> None:
@@ -160,11 +172,7 @@ def test_a_killed_training_goes_on_where_it_was(
     status, output = stage.run("0")
     assert status == 0
     assert "epoch 1/3" not in output
-    assert stage.model(0) == whole.model(0)
-    history, expected = stage.log(0).history, whole.log(0).history
-    assert [r.train for r in history] == [r.train for r in expected]
-    assert [r.validation for r in history] == [r.validation for r in expected]
-    assert stage.log(0).fingerprint == whole.log(0).fingerprint
+    stage.assert_trained_as(whole, 0)
 
 
 @pytest.mark.faults

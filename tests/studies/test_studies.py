@@ -109,7 +109,7 @@ def test_a_study_of_another_table_stops_before_any_work(
     data["base"] = str(ROOT / "params.yaml")
     data["experiments"]["mnist-small-deconv"]["row"] = "mnist-small-decnov"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(data))
-    monkeypatch.setattr(run, "run_pipeline", lambda *_: pytest.fail("it started"))
+    monkeypatch.setattr(run, "run_pipeline", lambda *_, **_options: pytest.fail("it started"))
     with pytest.raises(ConfigError, match="row = 'mnist-small-decnov': not a valid choice"):
         run.run_study(tmp_path, 1, needs_table=True)
 
@@ -121,14 +121,14 @@ def test_the_table_comes_first_where_a_study_compares_with_it(
     called = []
 
     def noted(name: str) -> Callable[..., None]:
-        return lambda folder, *_: called.append((name, folder))
+        return lambda folder, *_, cluster="": called.append((name, folder, cluster))
 
     monkeypatch.setattr(run, "run_pipeline", noted("pipeline"))
     monkeypatch.setattr(run, "reproduce", noted("stages"))
-    monkeypatch.setattr(sys, "argv", ["run", study])
+    monkeypatch.setattr(sys, "argv", ["run", study, "--on", "auto"])
     assert run.main() == 0
-    first = "pipeline" if study == "price" else "stages"
-    assert called == [(first, ROOT), ("pipeline", ROOT / "studies" / study)]
+    first = ("pipeline", ROOT, "auto") if study == "price" else ("stages", ROOT, "")
+    assert called == [first, ("pipeline", ROOT / "studies" / study, "auto")]
 
 
 STUDY_ROWS = {"ablation": "mnist-default", "price": "grey"}
@@ -138,6 +138,12 @@ STUDY_ROWS = {"ablation": "mnist-default", "price": "grey"}
 def _studies(computed: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The computed project with its studies, one row each."""
     project = computed.copy(tmp_path_factory.mktemp("studies") / "copy")
+    add_studies(project)
+    return project
+
+
+def add_studies(project: Project) -> None:
+    """Studies of one row each, of which nothing is computed."""
     ignored = shutil.ignore_patterns("__pycache__", "models", "results", "*.lock", "params.ok")
     shutil.copytree(ROOT / "studies", project.folder / "studies", ignore=ignored)
     for study, row in STUDY_ROWS.items():
@@ -146,7 +152,6 @@ def _studies(computed: Project, tmp_path_factory: pytest.TempPathFactory) -> Pro
         data |= {"experiments": {row: {"dataset": "mnist", "row": "grey"}}}
         path.write_text(yaml.safe_dump(data | {"overrides": {"epochs": 1}}))
     project.commit()
-    return project
 
 
 def tracked(project: Project) -> str:
