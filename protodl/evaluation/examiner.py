@@ -15,6 +15,7 @@ from protodl.data.datasets import Split, load_split, load_training
 from protodl.evaluation.accuracy import confusion_matrix, evaluate
 from protodl.evaluation.quality import (
     judged_alike,
+    measure_calibration,
     measure_explanations,
     prototype_facts,
     prototype_metrics,
@@ -80,6 +81,7 @@ class Examiner:
         result = evaluate(network, self.test, self.loss, self.device)
         counts = confusion_matrix(result.predictions, self.test.labels, network.num_classes)
         metrics = {f"test_{name}": value for name, value in result.metrics.items()}
+        metrics["calibration_error"] = measure_calibration(network, self.test)
         return metrics, counts.tolist()
 
     def evaluate_seed(

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["%", "min", "count", "ratio"]
-Place = Literal["accuracy", "explanations", "training", "card", "study"]
+Place = Literal["accuracy", "certainty", "explanations", "training", "card", "study"]
 Summary = Literal["mean", "std", "min"]
 
 SCALE: Mapping[Unit, float] = {"%": 100, "min": 1 / 60, "count": 1, "ratio": 1}
 FORMS: Mapping[Unit, str] = {"%": ".0f", "min": ".1f", "count": ".3g", "ratio": ".2f"}
-TABLES: tuple[Place, ...] = ("accuracy", "explanations", "training")  # those of results.json
+# Those of results.json.
+TABLES: tuple[Place, ...] = ("accuracy", "certainty", "explanations", "training")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ _ALL = (  # in the order of results.json
         "validation images that are classified correctly; it chose the epoch",
         "accuracy",
         form=".2f",
+    ),
+    Measure(
+        "calibration_error",
+        "gap between the predicted class's probability and the share of right predictions, mean "
+        "over 15 bins of test images",
+        "certainty",
+        form=".2f",
+        optional=True,
     ),
     Measure(
         "decode_agreement",

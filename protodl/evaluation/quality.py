@@ -1,4 +1,4 @@
-"""Prototype quality: whether the explanation means what it says, measured without annotation.
+"""Whether explanations and probabilities mean what they say, measured without annotation.
 
 Shapes: N images, C channels, H x W pixels, P prototypes, D code size, K classes.
 """
@@ -25,6 +25,7 @@ KEPT = (1, 2, 3, 5)  # numbers of contributions that `keep_accuracy` is measured
 DENSITY_CASES = 1000  # training codes whose nearest neighbours give the usual distance
 DUPLICATE_RATIO = 0.1
 ALIKE_RATIO = 0.5
+CALIBRATION_BINS = 15
 
 
 @torch.inference_mode()
@@ -178,6 +179,33 @@ def keep_accuracy(contributed: Tensor, start: Tensor, labels: Tensor, kept: int)
     index = largest[:, None, :].expand(-1, contributed.shape[1], -1)
     logits = contributed.gather(2, index).sum(dim=2) + start
     return _mean(logits.argmax(dim=1) == labels)
+
+
+@torch.inference_mode()
+def measure_calibration(network: PrototypeNetwork, split: Split) -> float:
+    """The calibration error of a network's probabilities of a split's images."""
+    device = network.prototypes.device
+    logits = [network(images, decode=False).logits.cpu() for images, _ in batches(split, device)]
+    return calibration_error(torch.cat(logits).double().softmax(dim=1), split.labels)
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
+    """The expected calibration error of Guo et al. 2017 (arXiv:1706.04599), equation 3.
+
+    ECE = Σ_m |B_m|/N · |acc(B_m) - conf(B_m)|: B_m holds the images whose top probability lies in
+    ((m - 1)/M, m/M], M = 15; acc is the share of them that is classified correctly, conf the mean
+    of their top probability.
+
+    Args:
+        probabilities: (N, K).
+        labels: (N,).
+    """
+    confidence, predicted = probabilities.max(dim=1)
+    edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=confidence.dtype)
+    bins = torch.bucketize(confidence, edges[1:-1])
+    surplus = (predicted == labels).to(confidence) - confidence
+    sums = torch.zeros(CALIBRATION_BINS, dtype=confidence.dtype).index_add(0, bins, surplus)
+    return float(sums.abs().sum()) / len(labels)
 
 
 def manifold_ratio(prototypes: Tensor, codes: Tensor, cases: int) -> Tensor:

@@ -18,7 +18,13 @@ from protodl.data.datasets import recorded_info
 from protodl.evaluation.measures import TABLES, Measure, measures
 from protodl.report.published import load_published
 from protodl.report.results import ResultRow, RowFiles, read_row
-from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds
+from protodl.report.tables import (
+    NONE,
+    SAMPLE_HEADING,
+    class_accuracies,
+    format_seconds,
+    interval_text,
+)
 
 RECOGNISABLE = 0.9  # share from which pictures count as what they are said to be
 CONFUSIONS = 3  # pairs of classes that are named
@@ -77,6 +83,8 @@ def model_card(row: ResultRow, files: RowFiles, params: Params) -> str:
             listed=_listed,
             results=[(each, _value(each, row)) for each in shown if each.name in row.mean],
             published=load_published().port,
+            interval_text=interval_text,
+            classes=", ".join(map(literal, class_accuracies(row))),
             recognisable=RECOGNISABLE,
             confused=_confused(files, info.class_names),
             limits=_limits(files),

@@ -12,14 +12,14 @@ class PublishedTable(Record):
 
     source: str
     protocol: str
-    test_accuracy: dict[str, float]
+    test_accuracy: dict[str, float]  # by row
 
 
 class Published(Record):
     """The content of published.yaml."""
 
-    port: PublishedTable  # by row
-    paper: PublishedTable  # by data set
+    port: PublishedTable
+    paper: PublishedTable
 
 
 def load_published() -> Published:

@@ -19,12 +19,14 @@ from protodl.core.training_log import (
     SeedEvaluation,
     SeedLog,
 )
+from protodl.data.datasets import recorded_info
 from protodl.evaluation.measures import MEASURES, Measure, Place, measures, select
+from protodl.evaluation.uncertainty import Interval, images_interval, seeds_interval
 from protodl.report.published import load_published
 
 DataSource = Literal["full", "sample"]
 MEASURES_BEFORE: dict[str, tuple[Place, ...]] = {  # where measures stand among a row's other facts
-    "published_accuracy": ("accuracy",),
+    "published_accuracy": ("accuracy", "certainty"),
     "num_epochs": ("explanations", "training"),
 }
 
@@ -45,6 +47,9 @@ class ResultRow(Record):
     min: dict[str, int]  # of the counts of which the worst seed is shown
     published_accuracy: float | None  # a share
     difference: float | None  # ours - published; None also on the sample
+    paper_accuracy: float | None  # a share, as the paper itself has it
+    num_test: int | None  # images; None in MLflow's older runs
+    class_accuracy: dict[str, float]  # share of each class's test images, mean over the seeds
     num_epochs: int
     unprojected: dict[str, float]  # means of the same networks before; empty unless model.project
     run_id: str  # the row's run in MLflow, the parent of its seeds' runs; or UNTRACKED
@@ -66,7 +71,10 @@ class ResultRow(Record):
         for name, value in facts.items():
             record |= self._numbers(*MEASURES_BEFORE.get(name, ()))
             record[name] = value
-        return record
+        intervals = {"seeds": self.seeds_interval, "images": self.images_interval}
+        return record | {
+            f"test_accuracy_ci95_{name}": each and list(each) for name, each in intervals.items()
+        }
 
     def _numbers(self, *places: Place) -> dict[str, float]:
         return {
@@ -75,6 +83,21 @@ class ResultRow(Record):
             for summary in measure.over_seeds
             if measure.name in getattr(self, summary)
         }
+
+    @property
+    def seeds_interval(self) -> Interval | None:
+        """Where the mean test accuracy of all seeds lies; None for a single seed."""
+        if self.num_seeds == 1:
+            return None
+        mean, std = (each["test_accuracy"] for each in (self.mean, self.std))
+        return seeds_interval(mean, std, self.num_seeds)
+
+    @property
+    def images_interval(self) -> Interval | None:
+        """Where these networks' mean accuracy on other such images lies; None where unknown."""
+        if not self.num_test:
+            return None
+        return images_interval(self.mean["test_accuracy"], self.num_test)
 
     @property
     def reaches_published(self) -> bool | None:
@@ -171,7 +194,8 @@ def result_row(row: str, params: Params, files: RowFiles) -> ResultRow:
         seeds = [select(seed.metrics) for seed in files.evaluations]
     except KeyError as error:
         raise ResultsError(f"row {row!r}: its metrics lack {error}; run `dvc repro`") from error
-    published = load_published().port.test_accuracy.get(row)
+    published, paper = load_published().port.test_accuracy.get(row), load_published().paper
+    confusions = [seed.confusion for seed in files.evaluations]
     comparable = published if params.data.source == "full" else None
     return ResultRow(
         row=row,
@@ -191,12 +215,26 @@ def result_row(row: str, params: Params, files: RowFiles) -> ResultRow:
         },
         published_accuracy=published,
         difference=None if comparable is None else mean["test_accuracy"] - comparable,
+        paper_accuracy=paper.test_accuracy.get(row),
+        num_test=sum(map(sum, confusions[0])),
+        class_accuracy=_class_accuracy(confusions, recorded_info(files.logs[0]).class_names),
         num_epochs=max(log.num_epochs for log in files.logs),
         unprojected=files.metrics.unprojected,
         run_id=_run_id(files.logs),
         data_source=params.data.source,
         environment=_environment(files.logs),
     )
+
+
+def _class_accuracy(
+    confusions: Sequence[Sequence[Sequence[int]]], class_names: Sequence[str]
+) -> dict[str, float]:
+    """By class that has test images: the share of them that is right, mean over the seeds."""
+    return {
+        class_names[true]: round(fmean(lines[true] / sum(lines) for lines in seeds), 6)
+        for true, seeds in enumerate(zip(*confusions, strict=True))
+        if sum(seeds[0])
+    }
 
 
 def _run_id(logs: Iterable[SeedLog]) -> str:

@@ -1,4 +1,4 @@
-"""RESULTS.md: both tables, what their columns mean, how they were made, and each row's pictures."""
+"""RESULTS.md: the tables, what their columns mean, how they were made, and each row's pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 from protodl.core.config import Experiment, Params
 from protodl.core.training_log import ResultsError
 from protodl.data.datasets import DATASETS
-from protodl.evaluation.measures import MEASURES, measures
-from protodl.report.cards import templates
+from protodl.evaluation.measures import measures
+from protodl.report.cards import literal, templates
 from protodl.report.published import load_published
 from protodl.report.results import ResultRow, differences
 from protodl.report.tables import (
     below,
+    class_accuracies,
     comparable,
     definition,
     format_seconds,
@@ -74,19 +75,18 @@ def how_made(rows: Sequence[ResultRow]) -> list[str]:
     """How the numbers were made and where the published ones are from, each thing in Markdown."""
     seconds = sum(row.mean["train_seconds"] * row.num_seeds for row in rows)
     seeds = ", ".join(dict.fromkeys(str(seed) for row in rows for seed in row.seeds))
-    paper, percent = load_published().paper, MEASURES["test_accuracy"].text
-    numbers = [f"{percent(share)} % on {name}" for name, share in paper.test_accuracy.items()]
-    published = [
-        f"Published numbers: {load_published().port.source}. The paper itself reports "
-        f"{', '.join(numbers)} ({paper.source})."
+    published = load_published()
+    sources = [
+        f"Published numbers: {published.port.source}. The paper's: {published.paper.source}; "
+        f"{published.paper.protocol}."
     ]
     if on_full_data(rows) and not comparable(rows):
-        published = []  # there are rows of other data sets only
+        sources = []  # there are rows of other data sets only
     return [
         f"Command: `{'make repro' if on_full_data(rows) else 'make demo'}`; seeds: {seeds}.",
         f"Hardware: {hardware(row.environment for row in rows)}.",
         f"Training time: {format_seconds(seconds)} for all rows and seeds together.",
-        *published,
+        *sources,
     ]
 
 
@@ -98,10 +98,12 @@ def row_facts(row: ResultRow, params: Params) -> list[str]:
     experiment = params.experiment(row.row)
     defaults = {"dataset": experiment.dataset, **params.defaults.model_dump(exclude_unset=True)}
     changed = differences(experiment, Experiment.model_validate(defaults))
+    classes = map(literal, class_accuracies(row))
     own = ", ".join(f"{key} `{value}`" for key, value in changed.items())
     return [
         f"Parameters that differ from the defaults: {own or 'none'}.",
         f"Kept epoch of {row.num_epochs}: {epochs}. MLflow run `{row.run_id}`.",
+        f"Test accuracy of each class (%), the lowest first: {', '.join(classes)}.",
         *_projection(row),
     ]
 

@@ -9,6 +9,7 @@ from tabulate import tabulate
 from protodl.core.files import write_text
 from protodl.core.training_log import UNTRACKED, ResultsError
 from protodl.evaluation.measures import MEASURES, Measure, measures
+from protodl.evaluation.uncertainty import Interval
 from protodl.report.published import load_published
 from protodl.report.results import ResultRow
 
@@ -40,14 +41,19 @@ def tables(rows: Sequence[ResultRow]) -> dict[str, list[Column]]:
     published = _PUBLISHED if comparable(rows) else []
     return {
         "Accuracy": [test, *published, *others, _EPOCHS, _RUN],
+        "Certainty": [
+            *_INTERVALS,
+            *(_column(each) for each in measures("certainty")),
+            _WEAKEST_CLASS,
+        ],
         "Explanations": [_column(each) for each in measures("explanations")],
     }
 
 
 def results_table(rows: Sequence[ResultRow]) -> str:
-    """Both tables in Markdown, with the sentences that belong to them."""
-    both = [table(rows, columns) for columns in tables(rows).values()]
-    return _paragraphs(protocol(rows), both[0], below(rows), *both[1:])
+    """All tables in Markdown, with the sentences that belong to them."""
+    accuracy, *others = (table(rows, columns) for columns in tables(rows).values())
+    return _paragraphs(protocol(rows), accuracy, below(rows), *others)
 
 
 def table(rows: Sequence[ResultRow], columns: Sequence[Column], page: str = "") -> str:
@@ -182,9 +188,20 @@ def comparable(rows: Sequence[ResultRow]) -> bool:
     return any(row.difference is not None for row in rows)
 
 
-def _published(row: ResultRow) -> str:
-    share = row.published_accuracy
+def percent(share: float | None) -> str:
+    """An accuracy as the tables show it: `99.02`."""
     return NONE if share is None else MEASURES["test_accuracy"].text(share)
+
+
+def interval_text(interval: Interval | None) -> str:
+    """An interval of accuracies: `99.20 to 99.47`."""
+    return NONE if interval is None else " to ".join(map(percent, interval))
+
+
+def class_accuracies(row: ResultRow) -> list[str]:
+    """Test accuracy of each class in per cent, the lowest first: `9 98.9`."""
+    shares = sorted(row.class_accuracy.items(), key=lambda item: item[1])
+    return [f"{name} {100 * share:.1f}" for name, share in shares]
 
 
 def _points(row: ResultRow) -> str:
@@ -196,9 +213,37 @@ def _points(row: ResultRow) -> str:
 
 
 _PUBLISHED = [
-    Column("published (%)", "the test accuracy that the row is compared with", _published),
+    Column(
+        "published (%)",
+        "the port's test accuracy, with which the row is compared",
+        lambda row: percent(row.published_accuracy),
+    ),
     Column("difference", "test accuracy minus the published one, in percentage points", _points),
+    Column(
+        "paper (%)",
+        "the test accuracy that the paper itself reports for this network",
+        lambda row: percent(row.paper_accuracy),
+    ),
 ]
+_INTERVALS = [
+    Column(
+        "95 %, seeds (%)",
+        "95 % interval for the mean test accuracy of all seeds, on these images: mean ± "
+        "t(0.975; n − 1) · s / √n, Student's t, s the standard deviation over n seeds",
+        lambda row: interval_text(row.seeds_interval),
+    ),
+    Column(
+        "95 %, images (%)",
+        "the same for all images of the kind, of these networks: Wilson's interval for a share of "
+        "so many test images",
+        lambda row: interval_text(row.images_interval),
+    ),
+]
+_WEAKEST_CLASS = Column(
+    "weakest class (%)",
+    "the lowest test accuracy of a class, mean over the seeds",
+    lambda row: percent(min(row.class_accuracy.values(), default=None)),
+)
 _EPOCHS = Column("epochs", "length of the training of one seed", lambda row: str(row.num_epochs))
 _RUN = Column(
     "MLflow run",

@@ -10,7 +10,7 @@ from protodl.evaluation.measures import TABLES, measures
 from protodl.tracking.datasets import PAGES
 from protodl.tracking.views import EPOCHS, UNITS, shown
 
-MAX_LENGTH = 5000  # of a description, on any server
+MAX_LENGTH = 5000  # of a description, or another tag, on any server
 NOTE = "mlflow.note.content"  # tag that MLflow shows as the description
 
 

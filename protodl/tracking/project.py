@@ -1,5 +1,6 @@
 """The table's side in MLflow: runs refilled from the pipeline's files, and the table read back."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from protodl.report.results import (
 from protodl.report.tables import results_table
 from protodl.tracking.champions import set_champions
 from protodl.tracking.client import patience
+from protodl.tracking.descriptions import MAX_LENGTH
 from protodl.tracking.experiment_page import describe_experiment
 from protodl.tracking.served import ServedModel
 from protodl.tracking.store import dvc_facts
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 UNPROJECTED = "unprojected_"  # begins the names of metrics from before the projection
 ENVIRONMENT_TAG = "environment."
+COMPARED = ("published_accuracy", "difference", "paper_accuracy")
 NETWORK = ("architecture", "decoder", "num_prototypes")  # parameters that stand in the table
 T = TypeVar("T")
 
@@ -149,7 +152,7 @@ def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":
 
 def _facts(result: ResultRow, files: RowFiles) -> tuple[dict[str, float], dict[str, str]]:
     """What MLflow holds of a row: numbers, and tags."""
-    own = ("num_seeds", "num_epochs", "published_accuracy", "difference")
+    own = ("num_seeds", "num_epochs", "num_test", *COMPARED)
     numbers = {
         **files.metrics.mean,
         **{f"{name}_std": value for name, value in files.metrics.std.items()},
@@ -164,6 +167,8 @@ def _facts(result: ResultRow, files: RowFiles) -> tuple[dict[str, float], dict[s
         "trained_run_id": result.run_id,  # finds the run of RESULTS.md in a store refilled later
         **{f"{ENVIRONMENT_TAG}{name}": value for name, value in result.environment.items()},
     }
+    if len(classes := json.dumps(result.class_accuracy)) <= MAX_LENGTH:  # else it would be cut
+        tags["class_accuracy"] = classes
     return {name: value for name, value in numbers.items() if value is not None}, tags
 
 
@@ -209,7 +214,7 @@ def _recorded_row(row: str, recorded: RowResult) -> ResultRow:
             "dataset": parameters["dataset"],
             **{name: parameters[f"model.{name}"] for name in NETWORK},
             **{name: metrics[name] for name in ("num_seeds", "num_epochs")},
-            **{name: metrics.get(name) for name in ("published_accuracy", "difference")},
+            **{name: metrics.get(name) for name in ("num_test", *COMPARED)},
             **{name: tags[name].split() for name in ("seeds", "selected_epochs")},
             "mean": mean,
             "std": select(metrics, "_std"),
@@ -217,6 +222,7 @@ def _recorded_row(row: str, recorded: RowResult) -> ResultRow:
             "unprojected": _starting(UNPROJECTED, metrics),
             "run_id": tags["trained_run_id"],  # the same in a refilled store
             "data_source": tags["data_source"],
+            "class_accuracy": json.loads(tags.get("class_accuracy", "{}")),
             "environment": _starting(ENVIRONMENT_TAG, dict(sorted(tags.items()))),
         }
     except KeyError as error:

@@ -113,6 +113,10 @@ def page(variants: Sequence[Variant], params: Params, picture: str) -> str:
 CAPTION = """\
 For each class the prototype with the strongest weight, decoded. A bar below: the network itself \
 puts this picture into another class. Empty: no prototype stands for the class."""
+ONE_SEED = (
+    "How much they add, one seed does not tell: a difference says how these two networks differ, "
+    "not what a change does in general."
+)
 PORT = """\
 - `port` is the published port's recipe (Adam with a constant learning rate, batches of 250, all \
 of each batch decoded), made for 1,500 epochs and cut to the same {epochs} here: its row says what \
@@ -137,7 +141,7 @@ def introduction(variants: Sequence[Variant], params: Params) -> str:
         f"each variant's epoch; the test split was not read. "
         f"{'One seed each' if seeds == 1 else f'Means over {seeds} seeds'}. Differences up to "
         f"about these percentage points can come from the choice of images alone (two standard "
-        f"errors): {noise}; other seeds add to that."
+        f"errors): {noise}; other seeds add to that. {ONE_SEED if seeds == 1 else ''}".rstrip()
     )
 
 

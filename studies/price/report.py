@@ -1,16 +1,16 @@
 """Stage report: accuracy and quality of the table's rows, with and without what explains them."""
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import fmean
 
 from protodl.core.config import Params, load_params
 from protodl.core.stage import Stage
 from protodl.core.training_log import Means, SeedLog
+from protodl.evaluation.uncertainty import seeds_error
 from protodl.report.results import read_row
 from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
 from studies.pages import headings, meanings, value, write
@@ -38,11 +38,6 @@ class Side:
         """Mean over the seeds."""
         return fmean(self.accuracies)
 
-    @property
-    def squared_error(self) -> float:
-        """Squared standard error of the mean over several seeds."""
-        return variance(self.accuracies) / len(self.accuracies)
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -58,11 +53,15 @@ class Pair:
         return self.with_.accuracy - self.without.accuracy
 
     @property
-    def standard_error(self) -> float | None:
-        """Standard error of the difference of two means over seeds; None for a single seed."""
-        if len(self.without.accuracies) == 1:
-            return None
-        return math.sqrt(self.with_.squared_error + self.without.squared_error)
+    def by_seed(self) -> list[float]:
+        """The difference of each seed, whose initial weights and images are the same."""
+        both = zip(self.with_.accuracies, self.without.accuracies, strict=True)
+        return [ours - theirs for ours, theirs in both]
+
+    @property
+    def uncertainty(self) -> float | None:
+        """Half of the 95 % interval of the difference over seeds; None for a single seed."""
+        return None if len(self.by_seed) == 1 else seeds_error(self.by_seed)
 
 
 def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> list[Pair]:
@@ -95,9 +94,9 @@ the recipe is the same, seeds, epochs and validation images included. Accuracy i
 {validation:,} validation images, which also chose the epoch on both sides; the test split \
 was not read."""
 READING = """\
-- Difference: mean accuracy with, less without, over seeds {seeds}, in percentage points; ± its \
-standard error, from the spread over the seeds of both sides. Seed by seed: the same with equal \
-initial weights, which says more where all have one sign.
+- Difference: mean accuracy with, less without, over seeds {seeds}, in percentage points; ± half \
+of its 95 % interval, by Student's t from the differences seed by seed, whose initial weights are \
+equal. It holds for these validation images.
 - Second table: with → without.
 {meanings}
 - Command: `make price`. Training time: {seconds} for the rows without, in total. Hardware with: \
@@ -157,29 +156,29 @@ def percents(side: Side) -> str:
 
 def points(pair: Pair) -> str:
     """`+0.12 ± 0.08`."""
-    error = NONE if pair.standard_error is None else f"{100 * pair.standard_error:.2f}"
+    error = NONE if pair.uncertainty is None else f"{100 * pair.uncertainty:.2f}"
     return f"{100 * pair.difference:+.2f} ± {error}"
 
 
 def by_seed(pair: Pair) -> str:
-    """The difference of each seed, whose initial weights and validation images are the same."""
-    both = zip(pair.with_.accuracies, pair.without.accuracies, strict=True)
-    return ", ".join(f"{100 * (ours - theirs):+.2f}" for ours, theirs in both)
+    """The difference of each seed, in percentage points."""
+    return ", ".join(f"{100 * difference:+.2f}" for difference in pair.by_seed)
 
 
 def verdict(pairs: Sequence[Pair]) -> str:
-    """Which rows lose more than one standard error, and what all rows together say."""
-    errors = [pair.standard_error for pair in pairs if pair.standard_error is not None]
-    if not errors:
-        return "One seed each: there is no standard error to compare a difference with."
-    lose = [pair for pair, e in zip(pairs, errors, strict=True) if pair.difference < -e]
-    listed = ", ".join(f"{pair.row} ({points(pair)})" for pair in lose)
-    mean = fmean(pair.difference for pair in pairs)
-    error = math.sqrt(sum(e**2 for e in errors)) / len(pairs)
-    which = f"{len(lose)} of {len(pairs)}: {listed}" if lose else f"none of {len(pairs)}"
+    """Which rows differ by more than the uncertainty, and what all rows together say."""
+    known = [(pair, pair.uncertainty) for pair in pairs if pair.uncertainty is not None]
+    if not known:
+        return "One seed each: how certain a difference is cannot be told, so nothing follows."
+    differ = [pair for pair, error in known if abs(pair.difference) > error]
+    listed = ", ".join(f"{pair.row} ({points(pair)})" for pair in differ)
+    which = f"{len(differ)} of {len(pairs)}: {listed}" if differ else f"none of {len(pairs)}"
+    together = [fmean(seed) for seed in zip(*(pair.by_seed for pair in pairs), strict=True)]
+    mean, error = fmean(together), seeds_error(together)
+    certain = "larger" if abs(mean) > error else "not larger"
     return (
-        f"Rows that lose more than one standard error: {which}. Mean over the rows: "
-        f"{100 * mean:+.2f} ± {100 * error:.2f} points."
+        f"Rows whose difference is larger than its uncertainty: {which}. Mean over the rows: "
+        f"{100 * mean:+.2f} ± {100 * error:.2f} points, {certain} than its uncertainty."
     )
 
 
@@ -190,7 +189,7 @@ def record(pair: Pair) -> Mapping[str, object]:
         "with": pair.with_.accuracies,
         "without": pair.without.accuracies,
         "difference": pair.difference,
-        "standard_error": pair.standard_error,
+        "uncertainty": pair.uncertainty,
         "quality_with": {name: pair.with_.quality.get(name) for name in QUALITY},
         "quality_without": {name: pair.without.quality.get(name) for name in QUALITY},
     }

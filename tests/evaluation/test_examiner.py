@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from protodl.data.datasets import DATASETS, load_split, split_validation
+from protodl.data.datasets import DATASETS, load_split, split_validation, to_unit_interval
 from protodl.data.download import download
 from protodl.evaluation.accuracy import evaluate
 from protodl.evaluation.examiner import Examiner, Measured
+from protodl.evaluation.quality import calibration_error
 from protodl.network.cases import measure_case_base
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
@@ -68,6 +69,10 @@ def test_prototypes_that_moved_are_measured_before_and_after(case: Case) -> None
     for network, kind in ((case.network, "metrics"), (before, "unprojected")):
         result = evaluate(network, test, case.examiner.loss, CPU)
         assert found[kind]["test_accuracy"] == result.accuracy
+        with torch.inference_mode():
+            logits = network(to_unit_interval(test.images)).logits
+        error = calibration_error(logits.double().softmax(dim=1), test.labels)
+        assert found[kind]["calibration_error"] == pytest.approx(error, abs=1e-5)
     assert found["metrics"]["test_accuracy"] != found["unprojected"]["test_accuracy"]
 
 

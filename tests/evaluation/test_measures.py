@@ -55,14 +55,17 @@ def test_evaluations_from_before_a_measure_still_make_tables(tmp_path: Path) -> 
         data = json.loads(path.read_text())
         del data["digest"]
         for part in ("mean", "std", "metrics"):
-            data.get(part, {}).pop("distinct_prototypes", None)
+            for name in ("calibration_error", "distinct_prototypes"):
+                data.get(part, {}).pop(name, None)
         path.write_text(json.dumps(data))
     rows = read_rows(params, folder)
     assert [name for name in rows[0].record() if name not in rows[1].record()] == [
-        "distinct_prototypes_mean"
+        "calibration_error_mean",
+        "distinct_prototypes_mean",
     ]
     page = results_page(rows, params, folder, tmp_path / "cards")
-    explanations = [line for line in page.splitlines() if line.startswith("| older")][1]
+    _, certainty, explanations = (row for row in page.splitlines() if row.startswith("| older"))
+    assert certainty.split()[-4:] == [NONE, "|", "75.00", "|"]
     assert explanations.rstrip(" |").endswith(NONE)
     card = model_card(rows[1], read_row("older", params, folder), params)
     assert "distinct" not in card and "look different" not in card

@@ -1,4 +1,4 @@
-"""Prototype quality on hand-made cases with known answers."""
+"""Prototype quality and calibration on hand-made cases with known answers."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from protodl.core.config import ModelConfig
 from protodl.data.datasets import DATASETS, Split
 from protodl.evaluation.quality import (
     alike,
+    calibration_error,
     duplicates,
     judged_alike,
     keep_accuracy,
@@ -212,3 +213,59 @@ def test_the_judge_sees_decoded_prototypes_their_cases_and_reconstructions() -> 
     again = judge(network(images[:20] / 255).reconstructions).argmax(1)
     same = (judge(images[:20] / 255).argmax(1) == again).double().mean()
     assert judged_alike(network, judge, validation) == same
+
+
+# --- calibration --------------------------------------------------------------------------------
+
+
+def answers(count: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities (N, K) and labels (N,) that were drawn with them: calibrated perfectly."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(count, classes, dtype=torch.float64, generator=generator)
+    probabilities = logits.softmax(dim=1)
+    return probabilities, torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def slow_calibration_error(probabilities: list[list[float]], labels: list[int]) -> float:
+    """The definition, a bin at a time."""
+    tops = [
+        (max(row), row.index(max(row)) == label)
+        for row, label in zip(probabilities, labels, strict=True)
+    ]
+    error = 0.0
+    for m in range(1, 16):
+        held = [(top, right) for top, right in tops if (m - 1) / 15 < top <= m / 15]
+        if held:
+            share = sum(right for _, right in held) / len(held)
+            mean = sum(top for top, _ in held) / len(held)
+            error += len(held) / len(tops) * abs(share - mean)
+    return error
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_error_is_that_of_its_definition(seed: int) -> None:
+    probabilities, labels = answers(300, 10, seed)
+    labels[::3] = 0  # not calibrated
+    expected = slow_calibration_error(probabilities.tolist(), labels.tolist())
+    assert expected > 0.1
+    assert calibration_error(probabilities, labels) == pytest.approx(expected, rel=1e-12)
+
+
+def test_calibration_error_of_hand_made_answers() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.38, 0.62]])
+    # 0.9 and half of it right; 0.7 and right; 0.62 and wrong: 2/4 · 0.4 + 1/4 · 0.3 + 1/4 · 0.62.
+    error = calibration_error(probabilities.double(), torch.tensor([0, 1, 1, 0]))
+    assert error == pytest.approx(0.43)
+
+
+def test_what_is_calibrated_has_no_error_and_the_order_plays_no_part() -> None:
+    probabilities, labels = answers(200_000, 10, 0)
+    assert calibration_error(probabilities, labels) < 0.005
+    sharper = probabilities**3 / (probabilities**3).sum(dim=1, keepdim=True)
+    error = calibration_error(sharper, labels)
+    assert error > 0.1
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    assert calibration_error(sharper[order], labels[order]) == pytest.approx(error, rel=1e-9)
+    certain = torch.nn.functional.one_hot(labels, 10).double()
+    assert calibration_error(certain, labels) == 0
+    assert calibration_error(certain, (labels + 1) % 10) == 1

@@ -11,6 +11,7 @@ import pytest
 
 from protodl.core.config import Params, load_params
 from protodl.core.training_log import UNTRACKED, ResultsError
+from protodl.report.cards import literal
 from protodl.report.published import load_published
 from protodl.report.results import ResultRow, read_row, read_rows
 from protodl.report.results_page import results_page, row_facts
@@ -67,6 +68,10 @@ def test_the_row_sums_up_its_seeds(rows: list[ResultRow]) -> None:
     assert first.pop("test_accuracy_mean") == pytest.approx(0.992, abs=1e-15)
     assert first.pop("test_accuracy_std") == pytest.approx(0.002 / 2**0.5, abs=1e-15)
     assert first.pop("validation_accuracy_mean") == pytest.approx(0.622, abs=1e-15)
+    assert first.pop("calibration_error_mean") == pytest.approx(0.0375)
+    # Nine standard deviations for two seeds; Wilson's ends for 8 images.
+    assert first.pop("test_accuracy_ci95_seeds") == pytest.approx((0.9792938, 1))
+    assert first.pop("test_accuracy_ci95_images") == pytest.approx((0.66491, 0.99987), abs=1e-5)
     assert first.pop("difference") == pytest.approx(0.0018, abs=1e-15)
     assert first.pop("train_seconds_mean") == pytest.approx(100 / 3 + 2)
     assert first.pop("environment")["processor"] == "Abacus, 2 cores"
@@ -80,6 +85,9 @@ def test_the_row_sums_up_its_seeds(rows: list[ResultRow]) -> None:
         "seeds": [3, 1],
         "selected_epochs": [2, 2],
         "published_accuracy": 0.9902,
+        "paper_accuracy": 0.9922,
+        "num_test": 8,
+        "class_accuracy": {"0": 0.75, "1": 1.0},
         "decode_agreement_mean": 14 / 15,
         "cycle_identity_mean": 13 / 15,
         "reconstruction_agreement_mean": 0.875,
@@ -96,6 +104,7 @@ def test_the_row_sums_up_its_seeds(rows: list[ResultRow]) -> None:
     }
     assert (rows[1].decoder, rows[2].architecture) == ("upconv", "large")
     assert (rows[2].published_accuracy, rows[2].difference) == (None, None)
+    assert rows[2].class_accuracy == {"airplane": 0.75, "automobile": 1.0}
 
 
 def test_facts_that_differ_between_seeds_are_all_kept(params: Params, tmp_path: Path) -> None:
@@ -179,9 +188,13 @@ def test_a_metric_that_is_not_there_is_named(params: Params, tmp_path: Path) -> 
 def test_the_table_shows_every_digit_and_the_comparison(rows: list[ResultRow]) -> None:
     table = results_table(rows)
     assert cells(table, "mnist-small-deconv") == [
-        "mnist-small-deconv", "99.20 ± 0.14", "99.02", "+0.18", "62.20", "0.6", "2", "01234567",
+        "mnist-small-deconv", "99.20 ± 0.14", "99.02", "+0.18", "99.22", "62.20", "0.6", "2",
+        "01234567",
     ]  # fmt: skip
-    explanations = table.rpartition("\n\n")[2]
+    certainty, explanations = table.split("\n\n")[-2:]
+    assert cells(certainty, "mnist-small-deconv")[1:] == [
+        "97.93 to 100.00", "66.49 to 99.99", "3.75", "75.00",
+    ]  # fmt: skip
     heads = cells(explanations, "coverage")
     assert dict(zip(heads, cells(explanations, "mnist-small-deconv"), strict=True)) == {
         "row": "mnist-small-deconv",
@@ -196,7 +209,7 @@ def test_the_table_shows_every_digit_and_the_comparison(rows: list[ResultRow]) -
         "distinct prototypes": "10 of 15",
     }
     assert cells(table, "fashion")[1:4] == ["90.00 ± 0.00", "90.39", "-0.39"]
-    assert cells(table, "own")[1:4] == ["75.00 ± 7.07", "–", "–"]
+    assert cells(table, "own")[1:5] == ["75.00 ± 7.07", "–", "–", "–"]
     assert "published numbers were selected on the test set" in table
     assert "mean ± standard deviation over 2 seeds" in table
 
@@ -230,6 +243,9 @@ def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
     assert row.std["test_accuracy"] == 0
     assert cells(results_table([row]), row.row)[1] == "99.10"
     assert "Test accuracy: one seed." in results_table([row])
+    assert row.record()["test_accuracy_ci95_seeds"] is None
+    certainty = results_table([row]).split("\n\n")[-2]
+    assert cells(certainty, row.row)[1:3] == ["–", "66.36 to 99.98"]
 
 
 def test_rows_that_fall_short_are_named(rows: list[ResultRow], tmp_path: Path) -> None:
@@ -261,7 +277,7 @@ def test_the_sample_is_compared_with_nothing(tmp_path: Path) -> None:
     for text in (page, results_table(rows), short_table(rows)):
         assert "NOT comparable" in text
         assert "| difference" not in re.sub(" +", " ", text)
-        assert "99.02" not in text
+        assert "99.02" not in text and "99.22" not in text
         assert "Below the published" not in text
         assert "50.00" in cells(text, "own")[1]
     assert "`make demo`" in page
@@ -281,6 +297,9 @@ def test_the_page_tells_of_each_row_and_shows_its_pictures(
     for row, section in zip(rows, sections, strict=True):
         assert f"`{row.run_id}`" in section
         assert "Kept epoch of 2: 2 (seed 3), 2 (seed 1)." in section
+        weakest, strongest = sorted(row.class_accuracy, key=row.class_accuracy.__getitem__)
+        classes = f"{literal(weakest)} 75.0, {literal(strongest)} 100.0."
+        assert f"Test accuracy of each class (%), the lowest first: {classes}" in section
         links = re.findall(r'<img src="(.+?)"', section)
         assert len(links) == 6
         for link in links:
@@ -375,7 +394,8 @@ def test_the_published_numbers_have_a_source_and_a_protocol() -> None:
     published = load_published()
     assert len(published.port.test_accuracy) == 7
     assert "test set" in published.port.protocol
-    assert published.paper.test_accuracy == {"mnist": 0.9922, "fashion-mnist": 0.8995}
+    paper = {"mnist-small-deconv": 0.9922, "fashion-mnist-small-deconv": 0.8995}
+    assert published.paper.test_accuracy == paper
     for table in (published.port, published.paper):
         assert table.source
         assert all(0.5 < share < 1 for share in table.test_accuracy.values())

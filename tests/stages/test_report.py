@@ -25,6 +25,7 @@ from protodl.pipeline.demo import EXPERIMENT
 from protodl.report.figures import reasons
 from protodl.report.results import ResultRow, read_rows
 from protodl.report.tables import results_table
+from protodl.tracking.descriptions import shortened
 from protodl.tracking.live import start_seed
 from protodl.tracking.project import sync_project, tracked_rows
 from protodl.tracking.store import tracking_uri
@@ -127,7 +128,7 @@ def test_the_report_and_its_table_in_mlflow(
     assert mlflow.artifacts.load_text(f"runs:/{rows[-1].run_id}/card.md") == own
     note = client().get_run(rows[-1].run_id).data.tags["mlflow.note.content"]
     picture = f"get-artifact?path=pictures%2Fprototypes.png&run_uuid={rows[-1].run_id}"
-    assert note == f"![prototypes]({picture})\n\n{own}"
+    assert note == shortened(f"![prototypes]({picture})\n\n{own}")
     assert first.data.metrics["published_accuracy"] == 0.9902
     experiment = client().get_experiment_by_name("protodl")
     assert experiment is not None
@@ -420,7 +421,7 @@ def test_a_row_explains_by_its_best_seed_and_its_card_says_how_to_ask(
     assert version.run_id
     parent = client().get_run(version.run_id).data.tags["mlflow.parentRunId"]
     card = mlflow.artifacts.load_text(f"runs:/{parent}/card.md")
-    assert version.description == card
+    assert version.description == shortened(card)
     commands = re.findall(r"mlflow models serve .* -m (\S+)", card)
     assert commands == [f"models:/protodl-mnist{end}@{best}" for end in ("", "-explained")]
     images = np.random.default_rng(0).random((1, 1, 28, 28), dtype=np.float32)

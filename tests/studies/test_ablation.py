@@ -243,6 +243,7 @@ def test_the_page_says_what_each_variant_changes(reported: Path) -> None:
     assert "- `default`: nothing\n" in text
     assert "- `5-prototypes`: model.num_prototypes `5`\n" in text
     assert "test split was not read" in text
+    assert "One seed each." in text and report.ONE_SEED in text
     assert "sample" not in text
 
 

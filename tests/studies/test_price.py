@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from protodl.core.config import flatten, load_params
+from protodl.core.training_log import SeedLog
 from studies.price import report
 from tests.factories import run_main, training, write_params, write_rows
 
@@ -50,7 +51,7 @@ def build(folder: Path, better_by: float, seeds: Sequence[int] = (0, 1)) -> None
     for row, points in (("a", 0.0), ("b", better_by)):
         for seed in params.seeds:
             log = training(params, row, seed)
-            log.history[-1].validation["accuracy"] += points
+            log.history[-1].validation["accuracy"] += points * (1 + seed / 10)
             log.write(folder / "without" / row / "training" / f"seed-{seed}.json")
         text = json.dumps({"mean": QUALITY})
         (folder / "without" / row / "metrics.json").write_text(text)
@@ -68,26 +69,32 @@ def test_differences_and_their_errors_are_those_of_hand(tmp_path: Path) -> None:
     a, b = json.loads((tmp_path / "p.json").read_text())
     assert (a["row"], b["row"]) == ("a", "b")
     assert a["with"] == pytest.approx([0.62, 0.621])
-    assert b["without"] == pytest.approx([0.622, 0.623])
+    assert b["without"] == pytest.approx([0.622, 0.6232])
     assert a["difference"] == pytest.approx(0.0, abs=1e-12)
-    assert b["difference"] == pytest.approx(-0.002)
-    # Two sides, each with the variance 0.0005 ** 2 * 2 over two seeds.
-    assert b["standard_error"] == pytest.approx(0.0005 * 2**0.5)
+    assert b["difference"] == pytest.approx(-0.0021)
+    # Of -0.0020 and -0.0022: t(0.975; 1) = 12.7062 times the standard error 0.0001.
+    assert b["uncertainty"] == pytest.approx(0.00127062, rel=1e-5)
     assert b["quality_with"]["decode_agreement"] == pytest.approx(14 / 15)
     assert b["quality_without"] == QUALITY
     text = " ".join((tmp_path / "P.md").read_text().split())
     assert (
-        "| b | 62.05 (62.00, 62.10) | 62.25 (62.20, 62.30) | -0.20 ± 0.07 | -0.20, -0.20 |" in text
+        "| b | 62.05 (62.00, 62.10) | 62.26 (62.20, 62.32) | -0.21 ± 0.13 | -0.20, -0.22 |" in text
     )
-    assert "more than one standard error: 1 of 2: b (-0.20 ± 0.07)." in text
-    assert "Mean over the rows: -0.10 ± 0.05 points." in text
+    assert "larger than its uncertainty: 1 of 2: b (-0.21 ± 0.13)." in text
+    assert "Mean over the rows: -0.10 ± 0.06 points, larger than its uncertainty." in text
     assert "| 93 → 50 |" in text
 
 
-def test_a_loss_within_the_error_is_none(tmp_path: Path) -> None:
-    build(tmp_path, better_by=0.0007)
+def test_a_difference_within_its_uncertainty_says_nothing(tmp_path: Path) -> None:
+    build(tmp_path, better_by=0.002)
+    path = tmp_path / "without" / "b" / "training" / "seed-1.json"
+    log = SeedLog.read(path)
+    log.history[-1].validation["accuracy"] += 0.001  # the loss of one seed is half of the other's
+    log.write(path)
     assert run_report(tmp_path) == 0
-    assert "more than one standard error: none of 2." in (tmp_path / "P.md").read_text()
+    text = (tmp_path / "P.md").read_text()
+    assert "larger than its uncertainty: none of 2." in text
+    assert "points, not larger than its uncertainty." in text
 
 
 def test_a_missing_result_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +121,7 @@ def test_one_seed_has_no_standard_error(tmp_path: Path) -> None:
     assert "-1.00 ± –" in text
     assert "One seed each" in text
     assert "nan" not in text
-    assert json.loads((tmp_path / "p.json").read_text())[1]["standard_error"] is None
+    assert json.loads((tmp_path / "p.json").read_text())[1]["uncertainty"] is None
 
 
 def test_a_row_without_prototypes_has_dashes(tmp_path: Path) -> None:

@@ -11,18 +11,22 @@ from protodl.core.config import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    load_params,
 )
 from protodl.core.files import CheckpointError
 from protodl.core.machine import Runtime
 from protodl.core.training_log import EpochRecord
-from protodl.data.datasets import Split
+from protodl.data.datasets import Split, load_split, split_validation
+from protodl.data.download import download
 from protodl.evaluation.accuracy import evaluate
 from protodl.network.checkpoint import load_network, save_network
+from protodl.network.head import prototype_classes
 from protodl.network.losses import TERMS, Term
 from protodl.network.network import PrototypeNetwork
 from protodl.training.prototypes import build_network, choose_cases, project
 from protodl.training.row import fingerprint
 from protodl.training.trainer import FitResult, Hooks, Trainer, TrainingError, fit
+from tests.factories import ROOT
 
 CPU = Runtime(torch.device("cpu"), torch.float32, torch.channels_last, 1)
 EXPERIMENT = Experiment(
@@ -112,15 +116,23 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         fit(trainer(), path, 1)
 
 
-def test_training_learns_and_moves_every_prototype(tmp_path: Path) -> None:
-    optimizer = OptimizerConfig(lr=5e-3)
-    experiment = Experiment(dataset="mnist", optimizer=optimizer, epochs=25, batch_size=20)
-    run = trainer(experiment)
-    before = run.network.prototypes.detach().clone()
-    result = fit(run, tmp_path / "training.pt", 25)
+def test_the_table_s_recipe_learns_digits_and_prototypes_that_mean_them(tmp_path: Path) -> None:
+    """The guard of the method: a third of a row's epochs on the sample (0.94 and 1.0 reached)."""
+    row = load_params(ROOT / "params.yaml").experiment("mnist-small-deconv")
+    experiment = row.model_copy(update={"epochs": 8, "batch_size": 40})
+    download("mnist", tmp_path, raw=tmp_path, sample=ROOT / "data" / "sample", source="sample")
+    train, validation = split_validation(load_split(tmp_path / "train.pt"), 400)
+    network = build_network(experiment, train, 0)
+    before = network.prototypes.detach().clone()
+    run = Trainer(network, train, validation, experiment, CPU, 0)
+    result = fit(run, tmp_path / "training.pt", 8)
     assert result.selected.validation["accuracy"] > 0.9
-    assert result.history[-1].train["loss"] < 0.6 * result.history[0].train["loss"]
-    assert ((run.network.prototypes - before).norm(dim=1) > 0.05).all()
+    assert result.history[-1].train["loss"] < 0.4 * result.history[0].train["loss"]
+    assert ((run.network.prototypes - before).norm(dim=1) > 0.3).all()
+    classes = prototype_classes(result.network.head.weight)
+    with torch.inference_mode():
+        meant = result.network(result.network.decode_prototypes(), decode=False).logits.argmax(1)
+    assert (meant == classes).double().mean() > 0.9
 
 
 def test_the_network_kept_is_the_best_on_the_validation_images(whole: FitResult) -> None:
