@@ -56,10 +56,10 @@ repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv 
 	protodl run $(ROW) $(if $(JOBS),-j $(JOBS))
 
 ablation: $(INSTALLED) ## what each part of the recipe does, in 32 short trainings; JOBS=2 in parallel, ON=auto on Ray
-	python -m studies.run ablation $(if $(JOBS),-j $(JOBS)) $(if $(ON),--on $(ON))
+	python -m studies.run ablation $(if $(JOBS),-j $(JOBS))$(if $(ON), --on $(ON))
 
 price: $(INSTALLED) ## what the explanations cost in accuracy: the whole table again without; JOBS, ON
-	python -m studies.run price $(if $(JOBS),-j $(JOBS)) $(if $(ON),--on $(ON))
+	python -m studies.run price $(if $(JOBS),-j $(JOBS))$(if $(ON), --on $(ON))
 
 bench: $(INSTALLED) ## measure the speed beside the port's way of training; the machine should be idle
 	python -m benchmarks.run

@@ -175,6 +175,8 @@ def test_make_hands_on_what_it_is_given(tmp_path: Path) -> None:
     assert "protodl run mnist -j 2\n" in dry_make(tmp_path, "repro", "ROW=mnist", "JOBS=2")
     for study in ("ablation", "price"):
         assert f"python -m studies.run {study} -j 2\n" in dry_make(tmp_path, study, "JOBS=2")
+        made = dry_make(tmp_path, study, "JOBS=2", "ON=auto")
+        assert f"python -m studies.run {study} -j 2 --on auto\n" in made
 
 
 def test_hosted_ci_and_the_local_one_call_the_same_targets() -> None:

@@ -60,7 +60,7 @@ def joined(address: str) -> Iterator[None]:
     try:
         ray.init(found or "local", **options)
     except Exception as error:  # Ray raises many kinds
-        reason = str(error).strip().partition("\n")[0]
+        reason = " ".join(str(error).split())  # it has the versions below one another
         raise ClusterError(
             f"--on {address}: Ray cannot be used ({reason}); start this command on a node of the "
             "cluster, with the Python and the Ray that its nodes have"
