@@ -16,7 +16,7 @@ from protodl.core.limits import THREADS_VARIABLE, available_cpus, free_memory
 from protodl.core.training_log import Means, ResultsError
 from protodl.pipeline.forecast import ROWS as ROWS
 from protodl.pipeline.forecast import describe_expectation, read_logs, training_seconds
-from protodl.pipeline.workers import Job, Workers
+from protodl.pipeline.workers import Job, Workers, end_in_words
 from protodl.report.results import read_row, result_row
 from protodl.report.tables import results_table
 
@@ -59,7 +59,7 @@ def run_pipeline(
         ConfigError: params.yaml is wrong, or has no such row; nothing was started.
         PipelineError: a stage failed; the other rows were still finished.
         protodl.pipeline.cluster.ClusterError: the cluster cannot be used.
-        protodl.pipeline.workers.Stopped: this process was told to end.
+        protodl.core.process.Interrupted: this process was told to end.
     """
     params = check_params(Path(os.path.relpath(root / "params.yaml")))
     experiments = {row: params.experiment(row) for row in rows or params.experiments}
@@ -204,7 +204,7 @@ def _run_rows(
     def ended(job: Job, status: int) -> None:
         if status:
             failed.append(job.name)
-        outcome = f"failed (exit status {status})" if status else describe_row(root, job.name)
+        outcome = f"failed: {end_in_words(status)}" if status else describe_row(root, job.name)
         print(f"[{next(number)}/{len(jobs)}] {job.name}: {outcome}", flush=True)
 
     _workers(root, params, len(jobs), workers).run(jobs, ended)
@@ -280,7 +280,8 @@ def reproduce(root: Path, targets: Sequence[str]) -> None:
     job = Job("dvc repro", (*_dvc(), "repro", *targets))
     Workers(root, worker_environments(1)).run([job], ended)
     if failed:
-        raise PipelineError(f"`dvc repro {' '.join(targets)}` failed; the reason stands above")
+        what = f"`dvc repro {' '.join(targets)}` failed: {end_in_words(failed[0])}"
+        raise PipelineError(f"{what}; the reason stands above")
 
 
 def _dvc() -> tuple[str, ...]:

@@ -2,13 +2,13 @@
 
 import argparse
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, variance
 
 from protodl.core.config import Params, load_params
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.core.training_log import Means, SeedLog
 from protodl.report.results import read_row
@@ -217,4 +217,4 @@ OPTIONS = {
 main = Stage(report, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)
