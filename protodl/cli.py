@@ -14,7 +14,8 @@ from protodl import __version__
 from protodl.core.check import check_params
 from protodl.core.config import Params, load_params
 from protodl.core.errors import ProtodlError
-from protodl.core.machine import project_root
+from protodl.core.machine import project_root, use_threads
+from protodl.core.process import run_script
 from protodl.core.stage import run_reporting
 
 EXPLAIN = (
@@ -32,21 +33,19 @@ VERIFY = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status.
 
-    Mistakes of the user and failures of the pipeline are told in one message on stderr, status 1;
-    a stop by signal has the shell's status, 128 + signal.
+    Mistakes of the user and failures of the pipeline are told in one message on stderr, status 1.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DVC_NO_ANALYTICS", "true")
     options = _parser().parse_args(arguments)
     if options.quiet:
         _silence()
-    from protodl.pipeline.workers import Stopped
+    return run_reporting(lambda: options.do(options))
 
-    try:
-        return run_reporting(lambda: options.do(options))
-    except Stopped as stopped:
-        print(f"{stopped}; the same command goes on from the last checkpoints", file=sys.stderr)
-        return 128 + stopped.signum
+
+def script() -> None:
+    """The command as a process of its own, which ends by the signal that stops it."""
+    run_script(main)
 
 
 def _silence() -> None:
@@ -260,6 +259,7 @@ def _explain(options: argparse.Namespace) -> None:
         options.row, options.images, options.test, options.seed,
         options.prepare or "auto", options.output, options.json,
     )  # fmt: skip
+    use_threads()
     run_explain(_project(), request)
 
 
@@ -267,6 +267,7 @@ def _try(options: argparse.Namespace) -> None:
     from protodl.explanation.loading import known_rows, load
     from protodl.page.server import serve
 
+    use_threads()
     serve(known_rows(), load, options.port)
 
 
@@ -305,4 +306,4 @@ def _clean(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

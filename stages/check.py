@@ -1,10 +1,10 @@
 """DVC stage check: read the whole of params.yaml before anything is computed from it."""
 
-import sys
 from argparse import Namespace
 
 from protodl.core.check import check_params
 from protodl.core.files import write_text
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 
 
@@ -22,4 +22,4 @@ OPTIONS = {
 main = Stage(check, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -1,13 +1,13 @@
 """DVC stage download@<dataset>: bring one data set here as train.pt and test.pt."""
 
 import os
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
 
 from protodl.core.config import load_params
 from protodl.core.machine import own_folder, project_root
+from protodl.core.process import run_script
 from protodl.core.stage import Options, Stage
 from protodl.data.download import MIRROR_VARIABLE, download
 
@@ -44,4 +44,4 @@ OPTIONS: Options = {
 main = Stage(fetch, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

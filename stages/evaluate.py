@@ -1,10 +1,10 @@
 """Stage evaluate@<row>: the only reader of the test split; accuracy, loss, prototype quality."""
 
 import argparse
-import sys
 
 from protodl.core.config import load_params
 from protodl.core.files import write_json
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedEvaluation, SeedLog
 from protodl.evaluation.examiner import Examiner, short_summary, summarise
@@ -62,4 +62,4 @@ OPTIONS = {
 main = Stage(evaluate_row, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -1,11 +1,11 @@
 """DVC stage folders: hash each folder of images, so that a change of one is seen at once."""
 
-import sys
 from argparse import Namespace
 
 from protodl.core.config import load_params
 from protodl.core.files import hash_folder, write_json
 from protodl.core.machine import own_folder
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 
 
@@ -27,4 +27,4 @@ OPTIONS = {
 main = Stage(look, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

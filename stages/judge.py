@@ -1,12 +1,12 @@
 """Stage judge@<data set>: the independent classifier that judges prototypes and cases."""
 
 import argparse
-import sys
 import time
 
 from protodl.core.config import load_params
 from protodl.core.files import write_json
 from protodl.core.machine import environment_facts, prepare_machine
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.data.datasets import load_training
 from protodl.network.judge import judge_accuracy, save_judge
@@ -42,4 +42,4 @@ OPTIONS = {
 main = Stage(train, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

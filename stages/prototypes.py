@@ -1,12 +1,12 @@
 """Stage prototypes@<row>: pictures and explanations of a row's first seed."""
 
 import argparse
-import sys
 
 import numpy as np
 import torch
 
 from protodl.core.config import load_params
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedEvaluation, SeedLog
 from protodl.data.datasets import info_of, load_training
@@ -59,4 +59,4 @@ OPTIONS = {
 main = Stage(draw_row, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from protodl.core.config import load_params
 from protodl.core.files import write_json, write_text
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.report.cards import write_cards
 from protodl.report.figures import reasons
@@ -51,4 +51,4 @@ OPTIONS = {
 main = Stage(report, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

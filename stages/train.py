@@ -2,14 +2,13 @@
 
 import argparse
 import shutil
-import sys
 import time
 from pathlib import Path
 
 from protodl.core.config import load_params
 from protodl.core.files import load_tensors
 from protodl.core.machine import project_root
-from protodl.core.process import alone_in
+from protodl.core.process import alone_in, run_script
 from protodl.core.sources import closure
 from protodl.core.stage import Stage
 from protodl.core.training_log import SeedLog
@@ -26,12 +25,12 @@ SCRIPT = "stages/train.py"
 NUM_SAMPLES = 10  # validation images whose reconstructions are shown while training
 
 
-def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
+def train_seed(row: Row, seed: int, store: Path, row_fails: bool) -> None:
     """Train one seed into its folder of the checkpoint store, tracked in MLflow."""
     start_ms = time.time_ns() // 1_000_000
     facts = row.facts(seed, dvc_facts())
     samples = to_unit_interval(row.validation.images[:NUM_SAMPLES])
-    with start_seed(facts) as tracker:
+    with start_seed(facts, row_fails) as tracker:
         with watch(tracker, samples, row.settings.pictures_every) as hooks:
             result = row.fit(seed, store, hooks)
         class_names = info_of(row.experiment.dataset, row.train).class_names
@@ -39,15 +38,16 @@ def train_seed(row: Row, seed: int, store: Path) -> SeedLog:
         tracker.log_model(served, result.selected.epoch, result.selected.validation["accuracy"])
         log = seed_log(facts, result, start_ms, tracker.ids)
         log.write(store / FINISHED)
-    return log
 
 
-def deliver_seed(options: argparse.Namespace, row: Row, seed: int) -> SeedLog:
+def deliver_seed(options: argparse.Namespace, row: Row, seed: int, row_fails: bool) -> SeedLog:
     """Put a seed's results where DVC expects them, trained before where they are not kept."""
     store = project_root() / ".protodl" / "checkpoints" / row.fingerprint(seed)
     kept, again = store / FINISHED, f"delete the folder {store} to train this seed again"
     with alone_in(store, f"{row.name} seed {seed}"):
-        log = SeedLog.read(kept, again) if kept.exists() else train_seed(row, seed, store)
+        if not kept.exists():
+            train_seed(row, seed, store, row_fails)
+        log = SeedLog.read(kept, again)
         (store / CHECKPOINT).unlink(missing_ok=True)  # two thirds of all, of no more use
         load_tensors(store / "network.pt", again)  # DVC would take a damaged one for the result
         shutil.copyfile(store / "network.pt", options.models / f"seed-{seed}.pt")
@@ -67,12 +67,13 @@ def train_row(options: argparse.Namespace) -> None:
     """
     params = load_params(options.params)
     row = Row.load(options.row, params, options.data, closure(SCRIPT))
-    logs, diverged = [], []
+    logs: list[SeedLog] = []
+    diverged: list[str] = []
     for folder in (options.models, options.logs):
         folder.mkdir(parents=True, exist_ok=True)
     for seed in params.seeds:
         try:
-            logs.append(deliver_seed(options, row, seed))
+            logs.append(deliver_seed(options, row, seed, row_fails=bool(diverged)))
         except TrainingError as error:
             diverged.append(str(error))
     if diverged:
@@ -95,4 +96,4 @@ OPTIONS = {
 main = Stage(train_row, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

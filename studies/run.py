@@ -5,15 +5,13 @@
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from protodl.core.config import load_params
 from protodl.core.machine import project_root
-from protodl.core.process import print_error
+from protodl.core.process import run_script
 from protodl.core.stage import run_reporting
 from protodl.pipeline.run import DATA_STAGES, reproduce, run_pipeline
-from protodl.pipeline.workers import Stopped
 
 FOLDER = Path(__file__).parent
 STUDIES = {"ablation": False, "price": True}  # whether it compares with the table's rows
@@ -31,7 +29,7 @@ def run_study(folder: Path, workers: int, needs_table: bool, cluster: str | None
 
     Raises:
         ConfigError: the study's params.yaml is wrong, or the project's; nothing was started.
-        PipelineError, ClusterError, Stopped: as protodl.pipeline.run.run_pipeline.
+        PipelineError, ClusterError, protodl.core.process.Interrupted: as run_pipeline.
     """
     root = project_root()
     params = load_params(folder / "params.yaml")
@@ -44,8 +42,7 @@ def run_study(folder: Path, workers: int, needs_table: bool, cluster: str | None
 
 
 def main() -> int:
-    """Run the study; a stop by signal has the shell's status, 128 + signal."""
-    sys.excepthook = print_error
+    """Run the study."""
     parser = argparse.ArgumentParser(prog="python -m studies.run", description=__doc__)
     parser.add_argument("study", choices=list(STUDIES), help="which one")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="rows in parallel")
@@ -55,14 +52,10 @@ def main() -> int:
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: 1 or more")
     folder = FOLDER / options.study
-    try:
-        return run_reporting(
-            lambda: run_study(folder, options.jobs, STUDIES[options.study], options.on)
-        )
-    except Stopped as stopped:
-        print(f"{stopped}; the same command goes on from the last checkpoints", file=sys.stderr)
-        return 128 + stopped.signum
+    return run_reporting(
+        lambda: run_study(folder, options.jobs, STUDIES[options.study], options.on)
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

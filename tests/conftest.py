@@ -1,9 +1,14 @@
 """Fixtures for all tests, and the order in which their modules run."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import pytest
+
+from tests.shared import MINUTES, time_is_up
 
 # One thread each, before torch is imported: the tests run in parallel on few processors. MLflow is
 # as quiet as protodl makes it.
@@ -42,3 +47,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest modules first; the others stay in the order of their names."""
     place = {Path(__file__).parent / name: index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("slow") and time_is_up():
+        pytest.skip(f"the {MINUTES:g} minutes of PROTODL_MINUTES are over")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What long runs have measured, one line a test and number, also of many processes."""
+    measured: dict[str, list[float]] = defaultdict(list)
+    reports = [
+        each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())
+    ]
+    for report in reports:
+        if report.when == "call" and "slow" in report.keywords:
+            test = report.nodeid.partition("[")[0]
+            for name, value in [("seconds", report.duration), *report.user_properties]:
+                measured[f"{test}: {name}"].append(value)
+    if measured:
+        terminalreporter.section("measured")
+    for name, values in measured.items():
+        numbers = f"mean {fmean(values):.1f}, at most {max(values):.1f}, {len(values)} times"
+        terminalreporter.write_line(f"{name}: {numbers}")

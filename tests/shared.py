@@ -1,11 +1,20 @@
-"""What one process of pytest computes for all of them."""
+"""What one process of pytest computes for all of them, and how long they may go on."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+MINUTES = float(os.environ.get("PROTODL_MINUTES", "inf"))  # after which no long run begins
+BEGUN = time.monotonic()
+
+
+def time_is_up() -> bool:
+    """Whether these minutes are over."""
+    return time.monotonic() - BEGUN > 60 * MINUTES
 
 
 def computed_once(

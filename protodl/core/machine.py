@@ -75,8 +75,7 @@ def prepare_machine(training: TrainingConfig) -> Runtime:
     import torch
 
     device = _usable_device(training.device)
-    threads = threads_of_variable() or training.threads or available_cpus()
-    torch.set_num_threads(threads)
+    threads = use_threads(training.threads)
     # The momentum of a filter that died decays to denormal numbers, with which Intel's processors
     # multiply matrices 80 times slower.
     torch.set_flush_denormal(True)
@@ -92,6 +91,19 @@ def prepare_machine(training: TrainingConfig) -> Runtime:
         threads=threads,
         cuda_graph=training.cuda_graph and device.type == "cuda",
     )
+
+
+def use_threads(asked: int = 0) -> int:
+    """Set and return the threads that torch computes with; 0: all processors there are for it.
+
+    Raises:
+        ConfigError: PROTODL_THREADS, which goes before `asked`, is no number.
+    """
+    import torch
+
+    threads = threads_of_variable() or asked or available_cpus()
+    torch.set_num_threads(threads)
+    return threads
 
 
 def _usable_device(asked: str) -> "torch.device":

@@ -1,15 +1,20 @@
-"""What a process owes to others: one at a time in a folder, and no life after its parent's."""
+"""What a process owes to others: one at a time in a folder, an end in order when it is told to."""
 
+import atexit
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any, NoReturn, TypeAlias
 
+Handler: TypeAlias = Callable[[int, FrameType | None], Any] | signal.Handlers
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal has closed
 PARENT = os.getppid()  # read first: whoever is asked later may have inherited this process
 POLL_SECONDS = 1.0
 GO_ON = "stopped; the same command goes on from what is done"
@@ -54,21 +59,51 @@ def end_with_parent() -> None:
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGTERM arrived; what catches Ctrl-C catches this, and `finally` puts things in order."""
+    """A stop signal came; what catches Ctrl-C catches this, and `finally` puts things in order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def interrupt(number: int, _frame: FrameType | None) -> None:
+    """A handler of signals that raises Interrupted."""
+    raise Interrupted(number)
 
 
 @contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Inside, SIGTERM raises Interrupted."""
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+def answering(handler: Handler) -> Iterator[None]:
+    """Inside, stop signals are answered by this handler, but those that are ignored stay so."""
+    previous = _answer(handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
-def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    raise Interrupted
+def _answer(handler: Handler) -> dict[int, Any]:
+    # One that is ignored stays so: `nohup` means that the end of the terminal is not ours.
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Run the main of a script and end this process with its status.
+
+    A stop signal interrupts it: a line says how to go on, and the process ends by that signal,
+    which is what its parent looks at. When the work is done, it ends what is left of the process.
+    """
+    status = 1
+    atexit.register(_answer, signal.SIG_IGN)  # called last: Python would then die without a word
+    _answer(interrupt)
+    try:
+        status = main()
+    except KeyboardInterrupt as error:
+        _end_by(error)
+    finally:
+        _answer(lambda *_: os._exit(status))
+    sys.exit(status)
 
 
 def print_error(
@@ -81,9 +116,10 @@ def print_error(
         sys.__excepthook__(kind, error, trace)
 
 
-def end_by(error: KeyboardInterrupt) -> None:
-    """End this process as if the signal had not been caught, which is what its parent looks at."""
-    number = signal.SIGTERM if isinstance(error, Interrupted) else signal.SIGINT
-    sys.stdout.flush()
+def _end_by(error: KeyboardInterrupt) -> None:
+    number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+    with suppress(OSError):  # of a terminal that is no more
+        print(GO_ON, file=sys.stderr)
+        sys.stdout.flush()
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from protodl.core.errors import ProtodlError
-from protodl.core.process import GO_ON, end_by, end_with_parent, sigterm_interrupts
+from protodl.core.process import end_with_parent
 
 Options: TypeAlias = Mapping[str, str | Mapping[str, Any]]
 
@@ -29,14 +29,12 @@ def run_reporting(work: Callable[[], None]) -> int:
     """Do what a command is for; returns its exit status.
 
     Mistakes, and devices that give up, are told in one message, status 1; a fault of the program
-    is raised. A reader of the output who has gone (`| head`) ends it without a word, SIGINT and
-    SIGTERM with one that says how to go on.
+    is raised. A reader of the output who has gone (`| head`) ends it without a word.
     """
     let_output_pass()
     try:
-        with sigterm_interrupts():
-            work()
-            print(end="", flush=True)  # fails here, not in the interpreter's last moment
+        work()
+        print(end="", flush=True)  # fails here, not in the interpreter's last moment
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -50,9 +48,6 @@ def run_reporting(work: Callable[[], None]) -> int:
             raise
         print(f"error: {text.partition(chr(10))[0]}; {advice}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        print(GO_ON, file=sys.stderr)
-        end_by(error)
     return 0
 
 
@@ -77,7 +72,7 @@ class Stage:
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
         """Run the stage; the exit status is 1 when a file or a parameter is not as it should be.
 
-        SIGINT and SIGTERM end it in order, and so does the end of a DVC that has started it.
+        The end of a DVC that has started it ends it like SIGTERM.
         """
         options = self._parser().parse_args(arguments)
         # torch and MLflow bring half a million objects that stay; looking for garbage among them

@@ -5,7 +5,7 @@ Results, models and runs are never touched.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import md5
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from protodl.core.files import abandoned, remove
 from protodl.pipeline.run import dvc_output
 
-CHECKPOINTS = Path(".protodl") / "checkpoints"
+CHECKPOINTS, PICTURES = Path(".protodl") / "checkpoints", Path(".protodl") / "pictures"
 # What is there, and what it is still good for.
 KILLED = "temporary files of killed processes"
 SPENT = "checkpoints within trainings that are finished"
@@ -23,6 +23,8 @@ OLD = "trainings of earlier results, which DVC's cache holds"
 USED = "trainings that run now"
 UNFINISHED = "trainings that the same command goes on from"
 SHOWN = "trainings of the present results: no need to repeat them when a seed is added"
+AWAITED = "pictures that MLflow lacks: `protodl sync` or the rest of the training records them"
+STRAY = "pictures of trainings that are no more"
 
 
 def clean(root: Path, everything: bool, dry_run: bool) -> list[str]:
@@ -34,10 +36,15 @@ def clean(root: Path, everything: bool, dry_run: bool) -> list[str]:
         dry_run: only say it.
     """
     sizes: dict[str, list[int]] = {}
-    removed = {KILLED, SPENT, OLD} | ({UNFINISHED, SHOWN} if everything else set())
-    for path, kind in chain(_abandoned(root), _checkpoints(root)):
+    removed = {KILLED, SPENT, OLD, STRAY} | ({UNFINISHED, SHOWN} if everything else set())
+    pictures = sorted((root / PICTURES).glob("*/*.png"))  # before what may draw others is looked at
+    needed = _shown(root)
+    trainings = _checkpoints(root, needed)
+    for path, kind in chain(_abandoned(root), trainings, _pictures(pictures, needed)):
         sizes.setdefault(kind, []).append(_bytes(path))
-        if kind in removed and not dry_run:
+        if kind not in removed:
+            needed.add(path.name)
+        elif not dry_run:
             remove(path)
     said = dict.fromkeys(removed, "would be removed" if dry_run else "removed")
     lines = [
@@ -47,10 +54,18 @@ def clean(root: Path, everything: bool, dry_run: bool) -> list[str]:
     return lines or ["nothing to remove"]
 
 
-def _checkpoints(root: Path) -> Iterator[tuple[Path, str]]:
-    """What the checkpoint store holds; each training is kept from others meanwhile."""
+def _shown(root: Path) -> set[str]:
+    """The fingerprints of the present results."""
     logs = (root.glob(f"{top}results/rows/*/training/seed-*.json") for top in ("", "studies/*/"))
-    shown = {_fingerprint(path) for path in chain(*logs)}
+    return {_fingerprint(path) for path in chain(*logs)}
+
+
+def _pictures(pictures: Iterable[Path], needed: set[str]) -> Iterator[tuple[Path, str]]:
+    return ((path, AWAITED if path.parent.name in needed else STRAY) for path in pictures)
+
+
+def _checkpoints(root: Path, shown: set[str]) -> Iterator[tuple[Path, str]]:
+    """What the checkpoint store holds; each training is kept from others meanwhile."""
     cache = Path(dvc_output(root, "cache", "dir").strip()) / "files" / "md5"
     for folder in sorted((root / CHECKPOINTS).glob("*")):
         try:

@@ -16,7 +16,7 @@ from typing import Any
 
 from protodl.core.errors import ProtodlError
 from protodl.core.limits import available_cpus
-from protodl.core.process import sigterm_interrupts
+from protodl.core.process import answering, interrupt
 from protodl.training.away import describe_machine
 
 AUTO = "auto"
@@ -66,7 +66,7 @@ def joined(address: str) -> Iterator[None]:
             "cluster, with the Python and the Ray that its nodes have"
         ) from error
     try:
-        with sigterm_interrupts():  # Ray has put its own handler in place of this one
+        with answering(interrupt):  # Ray has put its own handlers in place of these
             yield
     finally:
         ray.shutdown()

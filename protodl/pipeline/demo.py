@@ -31,7 +31,7 @@ def run_demo(root: Path) -> str:
     The runs go to the project's own MLflow store, under the experiment `protodl-demo`.
 
     Raises:
-        ConfigError, PipelineError, protodl.pipeline.workers.Stopped: as run_pipeline.
+        ConfigError, PipelineError, protodl.core.process.Interrupted: as run_pipeline.
     """
     params = load_params(Path(os.path.relpath(root / "params.yaml")))
     folder = root / FOLDER

@@ -11,12 +11,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from protodl.core.process import end_with_parent
 from protodl.core.stage import let_output_pass
+from protodl.pipeline.workers import end_in_words
 
 NOISE = re.compile(
     r"\s*((Stage )?'[^']*' didn't change, skipping"
@@ -34,14 +35,18 @@ def is_noise(message: str) -> bool:
     return NOISE.match(message) is not None
 
 
-def tells_of_lock(record: logging.LogRecord) -> bool:
-    """Whether a message is that another process has locked what is needed."""
+def explanations(record: logging.LogRecord) -> Iterator[str]:
+    """What to add to a message of DVC's: to wait for another process, or what killed a stage."""
     from dvc.lock import LockError
 
     error = record.exc_info[1] if record.exc_info else None
-    while error is not None and not isinstance(error, LockError):
+    while error is not None:
+        if isinstance(error, LockError):
+            yield LOCKED
+        if ended := re.search(r"exited with (-\d+|1[3-9]\d)$", str(error)):
+            yield f"The stage was {end_in_words(int(ended[1]))}; repeat the command to go on."
+            return
         error = error.__cause__
-    return error is not None
 
 
 def give_what_is_missing() -> None:
@@ -98,10 +103,10 @@ def main(arguments: Sequence[str]) -> int:
     if trouble := obstacle(Path.cwd()):
         print(f"error: {trouble}", file=sys.stderr)
         return 1
-    locked: list[bool] = []
+    added: dict[str, None] = {}
 
     def keep(record: logging.LogRecord) -> bool:
-        locked.append(tells_of_lock(record))
+        added.update(dict.fromkeys(explanations(record)))
         return not is_noise(record.getMessage())
 
     for handler in logging.getLogger("dvc").handlers:
@@ -114,8 +119,8 @@ def main(arguments: Sequence[str]) -> int:
 
     ui.write = write_unless_noise
     status: int = dvc.cli.main(list(arguments))
-    if any(locked):
-        print(LOCKED, file=sys.stderr)
+    for line in added:
+        print(line, file=sys.stderr)
     return status
 
 

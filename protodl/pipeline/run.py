@@ -24,7 +24,7 @@ from protodl.pipeline.forecast import (
     training_seconds,
 )
 from protodl.pipeline.shares import worker_environments, workers_in_memory
-from protodl.pipeline.workers import Job, Workers
+from protodl.pipeline.workers import Job, Workers, end_in_words
 from protodl.report.results import read_row, result_row
 from protodl.report.tables import results_table
 
@@ -65,7 +65,7 @@ def run_pipeline(
         ConfigError: params.yaml is wrong, or has no such row; nothing was started.
         PipelineError: a stage failed; the other rows were still finished.
         protodl.pipeline.cluster.ClusterError: the cluster cannot be used.
-        protodl.pipeline.workers.Stopped: this process was told to end.
+        protodl.core.process.Interrupted: this process was told to end.
     """
     params = check_params(Path(os.path.relpath(root / "params.yaml")))
     plan = _plan(root, params, rows or list(params.experiments), row_stages, fresh)
@@ -236,7 +236,7 @@ def _run_rows(
     def ended(job: Job, status: int) -> None:
         if status:
             failed.append(job.name)
-        outcome = f"failed (exit status {status})" if status else describe_row(root, job.name)
+        outcome = f"failed: {end_in_words(status)}" if status else describe_row(root, job.name)
         print(f"[{next(number)}/{len(jobs)}] {job.name}: {outcome}", flush=True)
 
     _workers(root, params, len(jobs), workers).run(jobs, ended)
@@ -270,7 +270,8 @@ def reproduce(root: Path, targets: Sequence[str]) -> None:
     job = Job("dvc repro", (*_dvc(), "repro", *targets))
     Workers(root, worker_environments(1)).run([job], ended)
     if failed:
-        raise PipelineError(f"`dvc repro {' '.join(targets)}` failed; the reason stands above")
+        what = f"`dvc repro {' '.join(targets)}` failed: {end_in_words(failed[0])}"
+        raise PipelineError(f"{what}; the reason stands above")
 
 
 def _dvc() -> tuple[str, ...]:

@@ -3,13 +3,13 @@
 `python -m protodl.pipeline.ship` renews them after `make repro`.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from protodl.core.config import load_params
 from protodl.core.errors import ProtodlError
 from protodl.core.machine import project_root
+from protodl.core.process import run_script
 from protodl.core.stage import run_reporting
 from protodl.core.training_log import Metrics, SeedEvaluation, SeedLog
 from protodl.explanation.loading import SHIPPED, load
@@ -75,4 +75,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

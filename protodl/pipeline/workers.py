@@ -6,24 +6,15 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from protodl.core.process import Interrupted, answering
+
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 15.0  # for a training that is told to stop to leave things in order
-
-
-class Stopped(Exception):
-    """This process was told to end; its children have ended already."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
 
 
 @dataclass(frozen=True)
@@ -59,10 +50,12 @@ class Workers:
         """Run all jobs in this order; `ended` receives each job with its exit status.
 
         Raises:
-            Stopped: on SIGINT, SIGTERM or SIGHUP, after the children were ended.
+            Interrupted: on SIGINT, SIGTERM or SIGHUP, after the children were ended.
         """
         waiting = deque(jobs)
-        with _noting_signals() as received:
+        received: list[int] = []
+        # Noted, instead of interrupting, so that no child is forgotten in between.
+        with answering(lambda number, _frame: received.append(number)):
             try:
                 while (waiting or self._running) and not received:
                     self._fill(waiting)
@@ -72,7 +65,7 @@ class Workers:
                 end_groups([child.process for child in self._running])
                 self._running.clear()
             if received:
-                raise Stopped(received[0])
+                raise Interrupted(received[0])
 
     def _fill(self, waiting: deque[Job]) -> None:
         """Start waiting jobs on the workers that are free."""
@@ -118,22 +111,13 @@ def _print_lines(stream: IO[str], name: str) -> None:
                 print(text, flush=True)
 
 
-@contextmanager
-def _noting_signals() -> Iterator[list[int]]:
-    """Collect stop signals instead of dying of them, so that no child is forgotten in between."""
-    received: list[int] = []
-
-    def note(signum: int, _frame: FrameType | None) -> None:
-        received.append(signum)
-
-    # One that is ignored stays so: `nohup` means that the end of the terminal is not ours.
-    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, note) for number in heard}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def end_in_words(status: int) -> str:
+    """What the exit status of a process, or a shell's of its command, tells of its end."""
+    number = -status if status < 0 else status - 128
+    if number not in set(signal.Signals):
+        return f"exit status {status}"
+    often = " (often for lack of memory: run fewer rows at a time, or lower batch_size)"
+    return f"killed by {signal.Signals(number).name}{often * (number == signal.SIGKILL)}"
 
 
 def end_groups(processes: Sequence[subprocess.Popen[str]], grace: float = GRACE_SECONDS) -> None:

@@ -3,13 +3,14 @@
 import atexit
 import shutil
 import signal
-import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
+from protodl.core.process import answering
 from protodl.core.training_log import UNTRACKED, EpochRecord, SeedFacts
 from protodl.tracking.kept_pictures import keep_picture, kept_pictures, log_kept
 from protodl.tracking.recorder import END, EPOCHS, LAST, MODEL, PICTURES, Recorder, SeedRun
@@ -28,12 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# Seconds that are waited: for the run's id, at the end for all to be recorded, after a signal.
-OPENING, ENDING, STOPPING = 3.0, 6.0, 1.0
-
-
-class Terminated(SystemExit):
-    """SIGTERM arrived; raised in place of it so that the stack unwinds before the run is ended."""
+# Seconds that are waited: for the run's id; with these until all is recorded; after a signal.
+OPENING, ENDING, STOPPING = 3.0, 5.0, 1.0
 
 
 class Tracker:
@@ -43,17 +40,16 @@ class Tracker:
     recorded by the end `sync` adds from the log and the kept pictures.
     """
 
-    def __init__(self, facts: SeedFacts) -> None:
+    def __init__(self, facts: SeedFacts, row_fails: bool = False) -> None:
         self.experiment_name = experiment_name()
         self.facts = facts
+        self._row_fails = row_fails
         self._records: list[EpochRecord] = []
-        self._previous_handler: Any = None
+        self._waited = 0.0  # seconds
         self._recorder = Recorder(facts)
         self._recorder.start()
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGTERM, _raise_terminated)
         return self
 
     def __exit__(
@@ -62,25 +58,18 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        is_stopped = isinstance(error, Terminated | KeyboardInterrupt)
-        status = "KILLED" if is_stopped else "FAILED" if error else "FINISHED"
-        if is_stopped and self._previous_handler is not None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
-        try:
-            spent = 0 if self._recorder.seed_run else OPENING
-            self._end(status, STOPPING if is_stopped else ENDING - spent)
-        except Terminated as late:
-            error = late
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGTERM, self._previous_handler)
-        if isinstance(error, Terminated):
-            signal.raise_signal(signal.SIGTERM)  # to whom it was meant for
+        if isinstance(error, KeyboardInterrupt):
+            with answering(signal.SIG_IGN):  # a second signal must not cut this short
+                self._end("KILLED", STOPPING)
+        else:
+            self._end("FAILED" if error else "FINISHED", ENDING - self._waited)
 
     def _end(self, status: str, seconds: float) -> None:
         def end(run: SeedRun) -> None:
             log_epochs(run.store, run.run_id, self._records, run.epochs)
-            for run_id in (run.run_id, run.parent_run_id):
-                run.store.client.set_terminated(run_id, status)
+            of_row = "FAILED" if self._row_fails and status == "FINISHED" else status
+            run.store.client.set_terminated(run.run_id, status)
+            run.store.client.set_terminated(run.parent_run_id, of_row)
 
         self._recorder.put(END, end)
         for path in kept_pictures(self.facts):  # that were given while the store was away
@@ -94,7 +83,9 @@ class Tracker:
 
         The ids are `untracked` where the store does not tell them in time.
         """
-        self._recorder.opened.wait(OPENING)
+        start = time.monotonic()
+        self._recorder.opened.wait(OPENING - self._waited)
+        self._waited += time.monotonic() - start
         run = self._recorder.seed_run
         return {
             "experiment_name": self.experiment_name,
@@ -147,16 +138,12 @@ class Tracker:
             self._recorder.put(MODEL, log)
 
 
-def start_seed(facts: SeedFacts) -> Tracker:
+def start_seed(facts: SeedFacts, row_fails: bool = False) -> Tracker:
     """Start the run of one seed, or take up the unfinished one of the same fingerprint.
 
-    A store that cannot be used costs a line; `sync` creates such a run later, from the log.
+    `row_fails`: another seed has failed and so the row has, however this one ends. A store that
+    cannot be used costs a line; `sync` creates such a run later, from the log.
     """
     with suppress(TrackingError):  # the recorder tells
         prepare_store()
-    return Tracker(facts)
-
-
-def _raise_terminated(signum: int, _frame: FrameType | None) -> None:
-    # Ending the run here would use the database in the middle of whatever was interrupted.
-    raise Terminated(128 + signum)
+    return Tracker(facts, row_fails)

@@ -1,9 +1,9 @@
 """Stage measure@<variant>: validation accuracy and prototype quality, never the test split."""
 
 import argparse
-import sys
 
 from protodl.core.config import load_params
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.core.training_log import Means
 from protodl.evaluation.examiner import Examiner, means
@@ -40,4 +40,4 @@ OPTIONS = {
 main = Stage(measure_variant, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from protodl.core.config import Experiment, Params, load_params
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.core.training_log import Means, SeedLog
 from protodl.data.datasets import recorded_info
@@ -251,4 +251,4 @@ OPTIONS = {
 main = Stage(report, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

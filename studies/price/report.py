@@ -1,13 +1,13 @@
 """Stage report: accuracy and quality of the table's rows, with and without what explains them."""
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from protodl.core.config import Params, load_params
+from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.core.training_log import Means, SeedLog
 from protodl.evaluation.uncertainty import seeds_error
@@ -216,4 +216,4 @@ OPTIONS = {
 main = Stage(report, OPTIONS)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

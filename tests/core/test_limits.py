@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from protodl.cli import main
+from protodl.core import machine
 from protodl.core.check import check_params
 from protodl.core.config import ConfigError
 from protodl.core.limits import THREADS_VARIABLE, available_cpus, memory, threads_of_variable
@@ -139,3 +142,19 @@ def test_a_folder_that_leads_elsewhere_is_refused_before_anything_is_trained(
     (project / "models").symlink_to(disk)
     with pytest.raises(ConfigError, match=r"models/ is a link to .*large disk.*dvc cache dir"):
         check_params(project / "params.yaml")
+
+
+@pytest.mark.parametrize(("variable", "quota", "threads"), [("3", 9, 3), ("", 2, 2)])
+@pytest.mark.parametrize("command", [["explain", "no-such-row", "x.png"], ["try", "--port", "80"]])
+def test_explaining_obeys_the_variable_and_the_container(
+    command: list[str], variable: str, quota: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("PROTODL_THREADS", variable)
+    monkeypatch.setattr(machine, "available_cpus", lambda: quota)
+    monkeypatch.setattr("protodl.page.server.serve", lambda *_: None)
+    try:
+        main(command)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

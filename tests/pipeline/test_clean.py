@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 
 from protodl.core.files import write_bytes, write_json
-from protodl.pipeline.clean import CHECKPOINTS, clean
+from protodl.pipeline.clean import CHECKPOINTS, PICTURES, clean
 
 MEBIBYTE = bytes(2**20)
 
@@ -26,6 +26,8 @@ def root(tmp_path: Path) -> Path:
         if name in ("shown", "old"):  # in DVC's cache
             digest = md5(name.encode()).hexdigest()
             write_bytes(b"", tmp_path / ".dvc/cache/files/md5" / digest[:2] / digest[2:])
+    for name in ("shown", "old", "unfinished", "used", "elsewhere"):  # the last has no training
+        write_bytes(MEBIBYTE, tmp_path / PICTURES / name / "3-prototypes.png")
     write_json({"fingerprint": "shown"}, tmp_path / "results/rows/a/training/seed-0.json")
     write_bytes(MEBIBYTE, tmp_path / "data" / ".raw.gz.99999999.part")
     write_bytes(MEBIBYTE, tmp_path / "models" / "a" / "seed-0.pt")
@@ -44,15 +46,19 @@ def test_only_what_nothing_needs_is_removed(root: Path) -> None:
     with FileLock(root / CHECKPOINTS / "used" / "lock"):
         said = clean(root, everything=False, dry_run=True)
         assert files(root) == before
-        assert sum(line.startswith("would be removed") for line in said) == 3
+        assert sum(line.startswith("would be removed") for line in said) == 4
         spent = "checkpoints within trainings that are finished (3)"
         assert f"would be removed: 3.0 MiB, {spent}" in said
+        assert "would be removed: 2.0 MiB, pictures of trainings that are no more (2)" in said
+        assert any(line.startswith("kept: 3.0 MiB, pictures that MLflow lacks") for line in said)
         assert clean(root, everything=False, dry_run=False) == [
             line.replace("would be ", "") for line in said
         ]
         gone = {f"{store}/{name}/training.pt" for name in ("shown", "old", "unsaved")}
         gone |= {f"{store}/old/network.pt", f"{store}/old/log.json", "data/.raw.gz.99999999.part"}
+        gone |= {f"{PICTURES}/{name}/3-prototypes.png" for name in ("old", "elsewhere")}
         assert before - files(root) == gone
         clean(root, everything=True, dry_run=False)
     kept = {f"{store}/used/training.pt", "models/a/seed-0.pt"}
+    kept |= {f"{PICTURES}/{name}/3-prototypes.png" for name in ("shown", "used")}
     assert files(root) == kept | {"results/rows/a/training/seed-0.json"}

@@ -14,6 +14,7 @@ import pytest
 
 from protodl.core.config import Params, load_params
 from protodl.core.limits import available_cpus
+from protodl.core.process import Interrupted
 from protodl.core.training_log import SeedLog
 from protodl.pipeline.forecast import describe_expectation, makespan, training_seconds
 from protodl.pipeline.quiet_dvc import is_noise
@@ -23,7 +24,7 @@ from protodl.pipeline.shares import (
     worker_environments,
     workers_in_memory,
 )
-from protodl.pipeline.workers import Job, Stopped, Workers, end_groups
+from protodl.pipeline.workers import Job, Workers, end_groups, end_in_words
 
 DVC_YAML = """
 stages:
@@ -71,7 +72,7 @@ stages:
 SHARED = ["seeds: [0]", "data: {source: sample}", "training: {validation_size: 400}"]
 
 # The number of epochs decides what a training does.
-MEETS, FAILS, WAITS, WORKS = 1, 2, 3, 4
+MEETS, FAILS, WAITS, WORKS, DIES = 1, 2, 3, 4, 5
 STAGE = """
 import os, signal, sys, time
 from pathlib import Path
@@ -97,6 +98,8 @@ if epochs == 3:  # until it is told to stop; then it puts things in order
     Path(f"{row}.pid.new").write_text(str(os.getpid()))
     Path(f"{row}.pid.new").rename(f"{row}.pid")
     time.sleep(120)
+if epochs == 5:
+    os.kill(os.getpid(), signal.SIGKILL)
 print("trained", row, flush=True)
 Path("models", row).write_text(row)
 """
@@ -237,15 +240,17 @@ def test_what_dvc_says_for_nothing_is_left_out(message: str, noise: bool) -> Non
 
 
 def test_a_failed_row_is_named_and_stops_no_other(project: Path, protodl: Start) -> None:
-    write_params(project, bad=FAILS, good=WORKS, fine=WORKS)
+    write_params(project, bad=FAILS, dead=DIES, good=WORKS, fine=WORKS)
 
     run = protodl("run", "-j", "2")
     output, errors = run.communicate(timeout=60)
 
     assert run.returncode == 1
-    assert "error: failed: bad " in errors
+    assert "error: failed: bad, dead " in errors or "error: failed: dead, bad " in errors
     assert "Traceback" not in output + errors
     assert "bad | this one fails" in output
+    assert output.count("killed by") == 1
+    assert "dead | The stage was killed by SIGKILL (often for lack of memory" in output
     assert sorted(path.name for path in (project / "pictures").iterdir()) == ["fine", "good"]
     assert not (project / "RESULTS.md").exists()  # it would lack a row
 
@@ -263,7 +268,21 @@ def test_one_row_alone(project: Path, protodl: Start) -> None:
     assert (project / "order.log").read_text().split()[0::3] == ["a"]
 
 
-@pytest.mark.parametrize(("jobs", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (1, "exit status 1"),
+        (255, "exit status 255"),
+        (-11, "killed by SIGSEGV"),
+        (143, "killed by SIGTERM"),
+        (137, "killed by SIGKILL (often for lack of memory"),
+    ],
+)
+def test_an_exit_status_is_told_in_words(status: int, words: str) -> None:
+    assert end_in_words(status).startswith(words)
+
+
+@pytest.mark.parametrize(("jobs", "number"), [(1, signal.SIGHUP), (2, signal.SIGINT)])
 def test_no_training_outlives_the_command(
     project: Path, protodl: Start, jobs: int, number: int
 ) -> None:
@@ -277,8 +296,9 @@ def test_no_training_outlives_the_command(
     run.send_signal(number)
     output, errors = run.communicate(timeout=30)
 
-    assert run.returncode == 128 + number, output + errors
+    assert run.returncode == -number, output + errors
     assert "Traceback" not in errors
+    assert "the same command goes on" in errors
     assert not any(is_alive(pid) for pid in pids)
     assert all((project / f"{row}.stopped").exists() for row in rows)
 
@@ -351,11 +371,21 @@ def test_a_stop_signal_leaves_waiting_jobs_unstarted(tmp_path: Path) -> None:
         Job("first", ("/bin/sh", "-c", f"kill -TERM {os.getpid()}; sleep 60")),
         Job("second", ("/bin/sh", "-c", "touch started")),
     ]
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(Interrupted) as stopped:
         Workers(tmp_path, [{}]).run(jobs, lambda _job, _status: None)
-    assert stopped.value.signum == signal.SIGTERM
+    assert stopped.value.number == signal.SIGTERM
     assert not (tmp_path / "started").exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_terminal_that_closes_under_nohup_stops_nothing(tmp_path: Path) -> None:
+    jobs = [Job("one", ("/bin/sh", "-c", f"kill -HUP {os.getpid()}; sleep 0.3; touch done"))]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        Workers(tmp_path, [{}]).run(jobs, lambda _job, _status: None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (tmp_path / "done").exists()
 
 
 def test_the_expectation_follows_epochs_and_seeds(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import time
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -155,9 +157,21 @@ def test_a_seed_that_diverges_in_its_last_step_stops_no_other(
     now = list((whole.folder / ".protodl").rglob("log.json"))
     (new,) = set(now) - set(checkpoints)
     assert (SeedLog.read(new).seed, len(now)) == (6, kept + 1)
+    assert statuses(whole.folder) == {"a-row": "FAILED", "5": "FAILED", "6": "FINISHED"}
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def statuses(folder: Path) -> dict[str, str]:
+    """How the last runs of MLflow ended: the row's, and each seed's of the last three."""
+    ask = (
+        "SELECT coalesce(seed.value, run.name), run.status FROM runs run LEFT JOIN tags seed"
+        " ON seed.run_uuid = run.run_uuid AND seed.key = 'seed'"
+    )
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        found = dict(database.execute(ask).fetchall())
+    return {name: found[name] for name in found if name not in ("0", "1")}
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGHUP])
 def test_a_killed_training_goes_on_where_it_was(
     whole: Stage, tmp_path: Path, migrated_database: Path, kill: signal.Signals
 ) -> None:
@@ -167,6 +181,10 @@ def test_a_killed_training_goes_on_where_it_was(
         for line in process.stdout:
             if "epoch 2/3" in line:
                 process.send_signal(kill)
+                sent = time.monotonic()
+        ended = time.monotonic() - sent
+    assert line.startswith("stopped; the same command goes on") == (kill == signal.SIGHUP)
+    assert ended < 4  # 2 where nothing else is at work
     assert process.returncode == -kill
     assert not (tmp_path / "logs" / "seed-0.json").exists()
     status, output = stage.run("0")

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from protodl.core.config import Params
 from protodl.core.training_log import ResultsError, SeedLog
 from protodl.tracking.champions import set_champions
 from protodl.tracking.live import start_seed
+from protodl.tracking.project import sync_project
 from protodl.tracking.served import ServedModel
 from protodl.tracking.sync import RowRuns, log_evaluations, read_results
 from tests.tracking.records import (
@@ -99,6 +101,25 @@ def test_sync_adds_lost_epochs_and_a_missing_model_once() -> None:
     assert steps == [1, 2, 3]
     assert asked == [False, True, True]
     assert len(client().search_model_versions("name = 'protodl-mnist'")) == 1
+
+
+def test_a_row_of_which_a_seed_failed_stays_failed_while_that_seed_is_missing(
+    project: Path,
+) -> None:
+    with pytest.raises(ZeroDivisionError), start_seed(seed_log(seed=7)):
+        1 / 0  # noqa: B018
+    with start_seed(seed_log(seed=8), row_fails=True) as tracker:
+        tracker.log_epoch(record(1))
+    row = tracker.parent_run_id
+    folder = project / "rows"
+    seed_log(seed=8).write(folder / "a" / "training" / "seed-8.json")
+    params = Params.model_validate({"seeds": [7, 8], "experiments": {"a": {"dataset": "mnist"}}})
+    synced = sync_project(params, folder, project / "models")
+    assert "seed-7.json" in synced.left_out[0]
+    assert client().get_run(tracker.run_id).info.status == "FINISHED"
+    assert client().get_run(row).info.status == "FAILED"
+    RowRuns.of([seed_log(seed=7), seed_log(seed=8)])  # both are there
+    assert client().get_run(row).info.status == "FINISHED"
 
 
 def test_evaluation_is_written_without_stretching_the_run() -> None:
