@@ -48,5 +48,5 @@ def unless_forbidden() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.get_http_status_code() != 403:
+        if error.error_code != "PERMISSION_DENIED":
             raise

@@ -39,7 +39,7 @@ def _postgres(name: str) -> str | None:
 
 def missing(*services: str) -> list[str]:
     """What this machine lacks of the parts."""
-    wanted = {
+    wanted: dict[str, dict[str, object]] = {
         "db": {"PostgreSQL": _postgres("initdb")},
         "s3": {"SeaweedFS (weed)": shutil.which("weed"), "boto3": find_spec("boto3")},
         "mlflow": {name: find_spec(name) for name in ("psycopg2", "flask_wtf")},

@@ -1,6 +1,7 @@
 """DVC remotes: what one machine has computed is on another one without a training."""
 
 import asyncio
+import re
 import shutil
 import subprocess
 import threading
@@ -98,8 +99,7 @@ def _clone(request: pytest.FixtureRequest, computed: Project, tmp_path: Path) ->
         remote.add(source)
         source.commit()
         source.dvc("push", "dvc.yaml")
-        committed = source.git_output("show", "HEAD")
-        assert not [each for each in remote.secrets.values() if each in committed]
+        assert not re.search("password|key", source.git_output("show", "HEAD:.dvc/config"))
         subprocess.run(["git", "clone", "-q", source.folder, tmp_path / "clone"], check=True)
         shutil.rmtree(source.folder)
         clone = Project(tmp_path / "clone")
