@@ -166,8 +166,7 @@ class Parts:
 
     def ask(self, path: str, user: str, password: str, content: Any = None) -> Any:
         """Send a request to MLflow as this user."""
-        token = b64encode(f"{user}:{password}".encode()).decode()
-        headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
+        headers = {**signed(user, password), "Content-Type": "application/json"}
         body = json.dumps(content).encode() if content else None
         with urlopen(Request(self.address("mlflow") + path, body, headers), timeout=60) as answer:
             return json.load(answer)
@@ -193,6 +192,12 @@ class Parts:
         keys = {"aws_access_key_id": "mlflow", "aws_secret_access_key": SECRETS["S3_SECRET_KEY"]}
         own = boto3.client("s3", "us-east-1", endpoint_url=self.address("s3"), **keys)
         return [each["Key"] for each in own.list_objects_v2(Bucket="mlflow")["Contents"]]
+
+
+def signed(user: str, password: str) -> dict[str, str]:
+    """The header of a request by which a server knows who asks."""
+    token = b64encode(f"{user}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {token}"}
 
 
 def _as_nobody() -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import mlflow.pyfunc
 import numpy as np
@@ -22,7 +23,7 @@ from protodl.tracking.sync import RowRuns
 from protodl.tracking.trouble import TrackingError
 from tests.chromium import BINARY, chromium, shown_text
 from tests.mlflow_fixtures import empty_project
-from tests.team.parts import SECRETS, Parts, missing, on_loopback
+from tests.team.parts import SECRETS, Parts, missing, on_loopback, signed
 from tests.tracking.records import all_runs, client, seed_log, served
 from tests.tracking.trainings import LOG, Training, end_trainings, synced
 
@@ -149,10 +150,13 @@ def test_the_printed_link_shows_the_table_to_who_has_an_account(
 ) -> None:
     link = machines[0].run("ui")[-2]
     assert link.startswith("http://127.0.0.1:")
-    signed = link.replace("//", f"//ben:{PASSWORDS['ben'].replace(' ', '%20')}@", 1)
+    with pytest.raises(HTTPError) as refused:
+        urlopen(link, timeout=60)
+    assert refused.value.code == 401
+    assert refused.value.headers["WWW-Authenticate"].startswith("Basic ")  # a browser asks
     with chromium(tmp_path / "profile") as page:
-        shown = shown_text(page, signed, r"(?s)mnist-small-deconv.*\b7\s+matching runs")
-        assert "99.33 ± 0.06 %" in shown
+        page.call("Network.setExtraHTTPHeaders", headers=signed("ben", PASSWORDS["ben"]))
+        shown_text(page, link, r"(?s)(?=.*99\.33 ± 0\.06 %).*\b7\s+matching runs")
 
 
 MODELS = """
