@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,8 @@ def _sync(_options: argparse.Namespace) -> None:
     from protodl.pipeline.run import MODELS, ROWS
     from protodl.tracking.project import sync_project
 
-    synced = sync_project(_params(), _relative(ROWS), _relative(MODELS))
+    show = partial(print, flush=True)
+    synced = sync_project(_params(), _relative(ROWS), _relative(MODELS), show)
     for reason in synced.left_out:
         print(f"left out: {reason}")
     print(f"{len(synced.created)} runs created in MLflow")

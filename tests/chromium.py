@@ -7,6 +7,7 @@ import base64
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -171,3 +172,18 @@ def _start(command: Sequence[str], reads: int, writes: int) -> subprocess.Popen[
     finally:
         for end in high:
             os.close(end)
+
+
+def shown_text(page: Page, address: str, awaited: str) -> str:
+    """What a page shows as soon as it shows this, a regular expression."""
+    page.call("Page.navigate", url="about:blank")  # else only the part after the # would change
+    size = {"width": 1920, "height": 1200, "deviceScaleFactor": 1}
+    page.call("Emulation.setDeviceMetricsOverride", mobile=False, **size)
+    page.call("Page.navigate", url=address)
+    end, text = time.monotonic() + 2 * SECONDS, ""
+    while time.monotonic() < end:
+        text = str(page.evaluate("document.body ? document.body.innerText : ''"))
+        if re.search(awaited, text):
+            return text
+        time.sleep(0.5)
+    raise TimeoutError(f"{address} does not show {awaited}, but {text}")

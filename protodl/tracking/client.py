@@ -1,5 +1,6 @@
 """MLflow's client, and how long what is done after a stage's own work waits for its answers."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from protodl.tracking.trouble import TrackingError, tell
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# What a database says where two clients write the same at once.
+CONFLICT = "UniqueViolation|UNIQUE constraint|duplicate key|DeadlockDetected"
 PROMPT, SLOW = 0.25, 0.9  # seconds for an answer
 PATIENCE = 5.0  # seconds beyond PROMPT that a stage waits in all
 
@@ -39,7 +42,12 @@ class Client:
 
         def call(*arguments: Any, **named: Any) -> Any:
             start = time.monotonic()
-            answer = method(*arguments, **named)
+            try:
+                answer = method(*arguments, **named)
+            except Exception as error:
+                if not re.search(CONFLICT, str(error)):
+                    raise
+                answer = method(*arguments, **named)  # finds what the other client has written
             self._waited(time.monotonic() - start)
             return answer
 

@@ -78,7 +78,7 @@ def serve_ui(port: int) -> None:
                 f"port {port} is taken ({error}); choose another one with --port"
             ) from error
     print(_links(f"http://127.0.0.1:{port}"))
-    words = "on this machine only (for others: docs/mlflow-dvc.md); Ctrl-C ends it"
+    words = "on this machine only (for others: docs/team.md); Ctrl-C ends it"
     print(f"ready in about 20 seconds, {words}", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nothing here uses its processes
     server = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]

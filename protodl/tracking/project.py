@@ -1,8 +1,9 @@
 """The table's side in MLflow: runs refilled from the pipeline's files, and the table read back."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -47,8 +48,12 @@ class Synced(NamedTuple):
     left_out: list[str]  # why, for each row without valid results
 
 
-def sync_project(params: Params, rows: Path, models: Path) -> Synced:
+def sync_project(
+    params: Params, rows: Path, models: Path, show: Callable[[str], None] = lambda line: None
+) -> Synced:
     """Make MLflow hold what the pipeline's files hold; a second call creates nothing.
+
+    One row after the other is completed, so that a call that was cut off is taken up by the next.
 
     Inside a DVC experiment the champions and MLflow's description stay those of the project.
 
@@ -57,6 +62,7 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
         rows: folder with what was measured of each row (results/rows).
         models: folder of the networks, <row>/seed-<s>.pt, and of what explanations compare with,
             references/<row>/seed-<s>.pt; those that are missing are left out.
+        show: is given a line for each run that is recorded.
 
     Raises:
         ResultsError, CheckpointError: one of those files is damaged.
@@ -65,11 +71,16 @@ def sync_project(params: Params, rows: Path, models: Path) -> Synced:
     files, left_out = _read(params, rows)
     if not files:
         return Synced([], left_out)
-    recorded = [RowRuns.of(row.logs) for row in files.values()]
     results = [result_row(name, params, row) for name, row in files.items()]
-    order = list(params.experiments)
-    for runs, result, row in zip(recorded, results, files.values(), strict=True):
-        runs.add_models(partial(load_model, models))
+    order, numbers = list(params.experiments), count(1)
+    total = sum(len(row.logs) for row in files.values())
+    recorded: list[RowRuns] = []
+    for result, row in zip(results, files.values(), strict=True):
+        recorded.append(runs := RowRuns.of(row.logs))
+        runs.add_models(
+            partial(load_model, models),
+            lambda log: show(f"run {next(numbers)} of {total}: {log.title}"),
+        )
         runs.log_evaluations(row.evaluations)
         runs.log_result(*_facts(result, row))
         runs.place(order.index(result.row) + 1)

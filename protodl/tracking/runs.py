@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,12 +11,13 @@ from protodl.core.config import flatten
 from protodl.core.training_log import EpochRecord, SeedFacts
 from protodl.tracking.datasets import training_data
 from protodl.tracking.descriptions import NOTE, training_note
-from protodl.tracking.store import Store, run_lock, tracking_uri, unix_milliseconds
+from protodl.tracking.store import Store, run_lock, tracking_uri
+from protodl.tracking.unique import found_or_made, unless_forbidden
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    Choice: TypeAlias = Callable[[list[Run]], Run | None]
+    Choice: TypeAlias = Callable[[Sequence[Run]], Run | None]
 
 DVC_TAGS = ("dvc_experiment", "dvc_baseline")  # facts of the environment that are tags of their own
 PARENT, ROW = "mlflow.parentRunId", {"kind": "row"}  # tags
@@ -40,14 +42,22 @@ def ensure_runs(
     Returns:
         The seed's run, the id of the row's run, and whether the first is new.
     """
+
+    def ensure(
+        choose: "Choice", name: str, own: Mapping[str, str], **wanted: str
+    ) -> "tuple[Run, bool]":
+        return found_or_made(
+            lambda: {str(run.info.run_id): run for run in find_runs(store, **wanted)},
+            choose,
+            lambda: _create_run(store, facts, name, start_ms, own),
+            partial(_give_up, store),
+        )
+
     with run_lock(tracking_uri()):
-        found = find_runs(store, kind="row", row_fingerprint=_row_fingerprint(facts))
-        parent = found[0] if found else _create_run(store, facts, facts.row, start_ms, ROW)
-        run = choose(find_runs(store, kind="seed", fingerprint=facts.fingerprint))
-        is_new = run is None
-        if run is None:
-            own = _seed_tags(facts) | {PARENT: parent.info.run_id} | dict(tags)
-            run = _create_run(store, facts, facts.title, start_ms, own)
+        shared = _row_fingerprint(facts)
+        parent, _ = ensure(_latest, facts.row, ROW, kind="row", row_fingerprint=shared)
+        own = _seed_tags(facts) | {PARENT: parent.info.run_id} | dict(tags)
+        run, is_new = ensure(choose, facts.title, own, kind="seed", fingerprint=facts.fingerprint)
     for each in (parent, run):
         _complete_run(store, facts, each)
     return run, str(parent.info.run_id), is_new
@@ -63,10 +73,22 @@ def _seed_tags(facts: SeedFacts) -> dict[str, str]:
     return own | {NOTE: training_note(facts)} | environment
 
 
+def _latest(runs: "Sequence[Run]") -> "Run | None":
+    return next(iter(runs), None)
+
+
+def _give_up(store: Store, run_id: str) -> None:
+    """Remove a run that was just created, or take it out of everything where that is forbidden."""
+    store.client.set_tag(run_id, "kind", "given up")
+    store.client.set_terminated(run_id, "KILLED")
+    with unless_forbidden():
+        store.client.delete_run(run_id)
+
+
 def _create_run(
     store: Store, facts: SeedFacts, name: str, start_ms: int, tags: Mapping[str, str]
-) -> "Run":
-    """Create a run with its tags, still running."""
+) -> str:
+    """Create a run with its tags, still running; gives its id."""
     common = {
         "row": facts.row,
         "dataset": facts.dataset,
@@ -78,9 +100,10 @@ def _create_run(
     common |= {key: facts.environment[key] for key in DVC_TAGS if key in facts.environment}
     if revision := facts.environment.get("git_revision", "").rstrip("+"):
         common["mlflow.source.git.commit"] = revision
-    return store.client.create_run(
+    run = store.client.create_run(
         store.experiment_id, start_time=start_ms, tags={**common, **tags}, run_name=name
     )
+    return str(run.info.run_id)
 
 
 def _complete_run(store: Store, facts: SeedFacts, run: "Run") -> None:
@@ -146,12 +169,21 @@ def epoch_metrics(record: EpochRecord) -> list[Any]:
 
 
 def log_numbers(store: Store, run_id: str, numbers: Mapping[str, float]) -> None:
-    """Record final numbers; those that the run already holds are not recorded again."""
+    """Record final numbers; those that the run already holds are not recorded again.
+
+    Their time is the run's end, and 1 ms later for what replaces a number: two machines that record
+    the same make one point of it.
+    """
     from mlflow.entities import Metric
 
-    held = store.client.get_run(run_id).data.metrics
-    now = unix_milliseconds()
-    new = [Metric(k, v, now, 0) for k, v in numbers.items() if not is_same(held.get(k), v)]
+    run = store.client.get_run(run_id)
+    end = run.info.end_time or run.info.start_time
+    held = {each.key: each for each in run.to_proto().data.metrics}
+    new = [
+        Metric(name, value, held[name].timestamp + 1 if name in held else end, 0)
+        for name, value in numbers.items()
+        if not (name in held and is_same(held[name].value, value))
+    ]
     if new:
         store.client.log_batch(run_id, metrics=new)
 

@@ -6,6 +6,7 @@ row also has an explaining model (images in, reasons out) in protodl-<dataset>-e
 
 import copy
 import json
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +21,17 @@ from protodl.tracking.datasets import data_of_metric
 from protodl.tracking.descriptions import registered_note
 from protodl.tracking.pictures import prototypes_picture
 from protodl.tracking.runs import is_same
-from protodl.tracking.store import Store, experiment_name, permitted_name
+from protodl.tracking.store import Store, experiment_name, permitted_name, tracking_uri
+from protodl.tracking.unique import found_or_made, unless_forbidden
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from mlflow.entities import LoggedModel
 
 PACKAGES = ("mlflow", "numpy", "torch")  # that a served model needs
+UPLOAD = 20.0  # seconds that another machine may take to upload a model that it began
 TOP = 3  # prototypes that an explanation names where the request does not say how many
 
 
@@ -106,16 +110,11 @@ def log_prepared(
     """
     explains = prepared.model.explains
     name = facts.row + "-explained" * explains
-    same = f"source_run_id = '{run_id}' and name = '{name}'"
-    begun = store.client.search_logged_models([store.experiment_id], same)
-    tags = {"row": facts.row, "seed": str(facts.seed), "dataset": facts.dataset}
-    logged = (
-        begun[0]
-        if begun
-        else store.client.create_logged_model(store.experiment_id, name, run_id, tags)
-    )
+    logged, is_new = _logged_model(store, facts, run_id, name)
+    if not is_new:
+        logged = _uploaded(store, logged)
     if logged.status != "READY":
-        outputs = store.client.get_run(run_id).outputs if begun else None
+        outputs = None if is_new else store.client.get_run(run_id).outputs
         linked = {each.model_id for each in outputs.model_outputs} if outputs else set()
         # MLflow refuses to link a model to its run a second time.
         _upload(prepared, name, None if logged.model_id in linked else run_id, logged.model_id)
@@ -123,6 +122,38 @@ def log_prepared(
         path = "pictures/prototypes.png"
         store.client.log_image(run_id, prepared.prototypes, artifact_file=path)
     _register(store, facts, run_id, str(logged.model_id), accuracy, explains=explains)
+
+
+def _logged_model(
+    store: Store, facts: SeedFacts, run_id: str, name: str
+) -> "tuple[LoggedModel, bool]":
+    """The model of a run by its name, and whether it was created here."""
+    same = f"source_run_id = '{run_id}' and name = '{name}'"
+    tags = {"row": facts.row, "seed": str(facts.seed), "dataset": facts.dataset}
+
+    def find() -> "dict[str, LoggedModel]":
+        found = store.client.search_logged_models([store.experiment_id], same)
+        return {str(each.model_id): each for each in found}
+
+    def make() -> str:
+        made = store.client.create_logged_model(store.experiment_id, name, run_id, tags)
+        return str(made.model_id)
+
+    def remove(model_id: str) -> None:
+        with unless_forbidden():
+            store.client.delete_logged_model(model_id)
+
+    return found_or_made(find, lambda models: next(iter(models), None), make, remove)
+
+
+def _uploaded(store: Store, logged: "LoggedModel") -> "LoggedModel":
+    """A model that another machine may be uploading, once it has done so or takes too long."""
+    end = time.time() + UPLOAD if tracking_uri().startswith("http") else 0
+    end = min(end, logged.creation_timestamp / 1000 + UPLOAD)
+    while logged.status != "READY" and time.time() < end:
+        time.sleep(1)
+        logged = store.client.get_logged_model(logged.model_id)
+    return logged
 
 
 def _upload(prepared: Prepared, name: str, run_id: str | None, model_id: str) -> None:
@@ -212,6 +243,8 @@ def _register(
     from mlflow.exceptions import MlflowException
 
     name = registered_name(facts.dataset, explains)
+    if find_versions(store, name, run_id):
+        return  # by another machine, meanwhile
     try:
         note = registered_note(facts.dataset, explains, [])
         store.client.create_registered_model(name, description=note)
@@ -219,6 +252,9 @@ def _register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = {"row": facts.row, "seed": facts.seed, "validation_accuracy": accuracy}
-    store.client.create_model_version(
+    made = store.client.create_model_version(
         name, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
     )
+    if str(made.version) != find_versions(store, name, run_id)[-1]:  # another machine was first
+        with unless_forbidden():
+            store.client.delete_model_version(name, made.version)

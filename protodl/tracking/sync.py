@@ -82,29 +82,35 @@ class RowRuns:
         return cls(store, logs, ids, parent, [run_id for run_id, _, is_new in found if is_new])
 
     @raising_tracking_errors()
-    def add_models(self, load_model: Callable[[SeedLog, bool], ServedModel | None]) -> None:
+    def add_models(
+        self,
+        load_model: Callable[[SeedLog, bool], ServedModel | None],
+        done: Callable[[SeedLog], None] = lambda log: None,
+    ) -> None:
         """Log and register the models that the store lacks.
 
         Args:
             load_model: gives the classifier of a seed, or the model that explains, which the best
                 seed by validation accuracy has; None where its files are not on this machine. It
                 is called only for a model that the store lacks.
+            done: is called after each seed.
 
         Raises:
             TrackingError: the store cannot be written.
         """
         best = max(self.logs, key=lambda log: log.selected_accuracy)
-        if not self.store.keeps_models:
-            return
         for log, run_id in zip(self.logs, self.seeds, strict=True):
             for explains in (False, True) if log is best else (False,):
-                name = registered_name(log.dataset, explains)
-                if find_versions(self.store, name, run_id):
-                    continue
-                if model := load_model(log, explains):
-                    accuracy = log.selected_accuracy
-                    with telling_failures(f"the model of {log.title}"):
-                        log_model(self.store, log, run_id, model, log.selected_epoch, accuracy)
+                self._add_model(log, run_id, partial(load_model, log, explains), explains)
+            done(log)
+
+    def _add_model(
+        self, log: SeedLog, run_id: str, load: Callable[[], ServedModel | None], explains: bool
+    ) -> None:
+        store, name = self.store, registered_name(log.dataset, explains)
+        if store.keeps_models and not find_versions(store, name, run_id) and (model := load()):
+            with telling_failures(f"the model of {log.title}"):
+                log_model(store, log, run_id, model, log.selected_epoch, log.selected_accuracy)
 
     @raising_tracking_errors()
     def log_evaluations(self, evaluations: Sequence[SeedEvaluation]) -> None:
@@ -235,7 +241,7 @@ def _complete_seed(store: Store, log: SeedLog) -> tuple[str, str, bool]:
     return run_id, parent, is_new
 
 
-def _run_of_log(log: SeedLog, runs: "list[Run]") -> "Run | None":
+def _run_of_log(log: SeedLog, runs: "Sequence[Run]") -> "Run | None":
     """The run that a log is of, else one that ended well, else one that was cut off."""
     own = [run for run in runs if run.info.run_id == log.run_id]
     finished = [run for run in runs if run.info.status == "FINISHED"]

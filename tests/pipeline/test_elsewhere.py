@@ -149,22 +149,3 @@ def test_a_row_is_computed_in_a_work_tree_with_an_odd_name(
             2,
         )
     assert {path.name for path in tmp_path.iterdir()} == {"origin", "shallow", ODD}
-
-
-@pytest.mark.slow
-def test_a_colleague_s_clone_pulls_the_table_without_the_studies(
-    computed: Project, tmp_path: Path
-) -> None:
-    source = computed.copy(tmp_path / "source")
-    study = source.folder / "studies" / "small"
-    study.mkdir(parents=True)
-    (study / "dvc.yaml").write_text("stages: {never: {cmd: 'true', outs: [nothing]}}\n")
-    source.dvc("remote", "add", "-d", "store", str(tmp_path / "store"))
-    source.commit()
-    source.dvc("push", "dvc.yaml")
-    subprocess.run(["git", "clone", "-q", source.folder, str(tmp_path / "clone")], check=True)
-    clone = Project(tmp_path / "clone")
-    assert clone.run_dvc("pull").returncode != 0  # it asks for what nobody has run
-    clone.dvc("pull", "dvc.yaml")
-    assert clone.model("grey") == source.model("grey")
-    assert clone.dvc("status", "dvc.yaml").strip() == "folders:\n\talways changed"

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 from protodl.tracking.experiment_page import describe_experiment, link, serve_ui
 from protodl.tracking.sync import RowRuns
 from protodl.tracking.trouble import TrackingError
-from tests.chromium import BINARY, SECONDS, Page, chromium
+from tests.chromium import BINARY, chromium, shown_text
 from tests.tracking.records import client, evaluation, first_line, seed_log, train
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -101,30 +100,15 @@ def test_the_links_show_rounded_rows_in_order_and_few_charts(tmp_path: Path) -> 
     describe_experiment("a table")
     with serving() as (address, _), chromium(tmp_path / "profile") as page:
         shown = r"(?s)(?=.*former)(?=.*later)(?=.*99\.23 %).*\b2\s+matching runs"
-        table = _text(page, link(address), shown)
+        table = shown_text(page, link(address), shown)
         assert table.index("former") < table.index("later")
         assert table.count("99.23 %") == 2
         assert "0.9923" not in table
         assert "Learning curves: seeds" in table  # in the experiment's description
-        charts = _text(
+        charts = shown_text(
             page, link(address, "curves"), r"Learning curves\s+\(3\)[\s\S]*validation/accuracy"
         )
         assert charts.count("validation/accuracy") >= 1
-
-
-def _text(page: Page, address: str, awaited: str) -> str:
-    """What a page shows as soon as it shows this, a regular expression."""
-    page.call("Page.navigate", url="about:blank")  # else only the part after the # would change
-    size = {"width": 1920, "height": 1200, "deviceScaleFactor": 1}
-    page.call("Emulation.setDeviceMetricsOverride", mobile=False, **size)
-    page.call("Page.navigate", url=address)
-    end, text = time.monotonic() + 2 * SECONDS, ""
-    while time.monotonic() < end:
-        text = str(page.evaluate("document.body ? document.body.innerText : ''"))
-        if re.search(awaited, text):
-            return text
-        time.sleep(0.5)
-    raise TimeoutError(f"{address} does not show {awaited}, but {text}")
 
 
 def _listening(process: int) -> set[str]:
