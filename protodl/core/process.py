@@ -95,10 +95,21 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     which is what its parent looks at. When the work is done, it ends what is left of the process.
     """
     status = 1
-    atexit.register(_answer, signal.SIG_IGN)  # called last: Python would then die without a word
+
+    def leave() -> None:
+        # Python would yet take torch and MLflow apart, for seconds on a busy machine, and die of
+        # Ctrl-C without a word.
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(status)
+
+    atexit.register(leave)  # first: the last one is called first
     _answer(interrupt)
     try:
         status = main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+        raise
     except KeyboardInterrupt as error:
         _end_by(error)
     finally:

@@ -34,20 +34,16 @@ LATE = """
 import atexit, os, signal, sys, threading, time
 from protodl.core.process import run_script
 number = int(sys.argv[2])
-class Torn:
-    def __del__(self, kill=os.kill, pid=os.getpid()):
-        kill(pid, number)
 def send():
     os.kill(os.getpid(), number)
 def main():
     if sys.argv[1] == "thread":  # one that would go on for a while, as an upload does
         threading.Thread(target=time.sleep, args=[20]).start()
         threading.Timer(0.3, send).start()
-    elif sys.argv[1] == "atexit":
-        atexit.register(send)
     else:
-        sys.torn = Torn()
-    return 0
+        atexit.register(send)
+    print("done")
+    return int(sys.argv[3])
 run_script(main)
 """
 
@@ -101,16 +97,42 @@ def test_the_end_of_the_terminal_is_obeyed_unless_it_is_ignored(
 
 @pytest.mark.parametrize(
     ("moment", "number"),
-    [
-        ("thread", signal.SIGTERM),
-        ("atexit", signal.SIGINT),
-        ("destructor", signal.SIGINT),
-        ("destructor", signal.SIGHUP),
-    ],
+    [("thread", signal.SIGTERM), ("atexit", signal.SIGINT), ("atexit", signal.SIGHUP)],
 )
 def test_a_signal_that_comes_when_the_work_is_done_only_hastens_the_end(
     moment: str, number: signal.Signals, tmp_path: Path
 ) -> None:
-    with start(tmp_path, LATE, moment, str(int(number))) as process:
+    with start(tmp_path, LATE, moment, str(int(number)), "3") as process:
         output, errors = process.communicate(timeout=15)
-    assert (process.returncode, output, errors) == (0, "", "")
+    assert (process.returncode, errors) == (3, "")
+    assert output in ("", "done\n")  # it stands in a buffer yet, which a stage empties before
+
+
+@pytest.mark.parametrize(
+    ("work", "status", "said"),
+    [
+        ("print('done'); return 2", 2, "done\n"),
+        ("print('done'); raise SystemExit(4)", 4, "done\n"),
+        ("raise SystemExit('wrong')", 1, "wrong\n"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+    ],
+)
+def test_a_script_leaves_with_its_status_and_all_that_it_said(
+    work: str, status: int, said: str, tmp_path: Path
+) -> None:
+    """And does not take apart what the system takes back at once."""
+    program = f"""
+import sys
+from protodl.core.process import run_script
+class Torn:
+    def __del__(self, write=sys.stderr.write):
+        write("torn")
+sys.torn = Torn()
+def main():
+    {work}
+run_script(main)
+"""
+    with start(tmp_path, program) as process:
+        output, errors = process.communicate(timeout=15)
+    assert process.returncode == status
+    assert (output + errors).endswith(said)
