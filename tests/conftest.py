@@ -20,6 +20,10 @@ VARIABLES = {
 for variable, value in VARIABLES.items():
     os.environ.setdefault(variable, value)
 
+# Tests send these to processes, which would inherit that they are ignored below `nohup` or `&`.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 pytest_plugins = ["tests.mlflow_fixtures", "tests.pipeline.fixtures"]
 
 # The modules that last longest, so that none is left for one process when the others have

@@ -199,9 +199,9 @@ def interval_text(interval: Interval | None) -> str:
 
 
 def class_accuracies(row: ResultRow) -> list[str]:
-    """Test accuracy of each class in per cent, the lowest first: `9 98.9`."""
+    """Test accuracy of each class in per cent, the lowest first: `9: 98.9`."""
     shares = sorted(row.class_accuracy.items(), key=lambda item: item[1])
-    return [f"{name} {100 * share:.1f}" for name, share in shares]
+    return [f"{name}: {100 * share:.1f}" for name, share in shares]
 
 
 def _points(row: ResultRow) -> str:
