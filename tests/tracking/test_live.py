@@ -169,6 +169,7 @@ from protodl.core.training_log import SeedFacts
 from protodl.tracking.live import start_seed
 def main():
     with start_seed(SeedFacts.model_validate_json(sys.argv[1])) as tracker:
+        tracker._recorder.opened.wait(60)  # longer than a training would wait
         print(tracker.run_id, flush=True)
         exec(sys.argv[2])
     return 0
