@@ -1,6 +1,7 @@
 """Fixtures for all tests, and the order in which their modules run."""
 
 import os
+import signal
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
