@@ -5,6 +5,7 @@ Ray is looked for only when a cluster is asked for.
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def joined(address: str) -> Iterator[None]:
         os.environ.update(LOOPBACK)
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # the same, once Ray is imported
         options |= {"num_cpus": available_cpus(), "include_dashboard": False}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(found or "local", **options)
     except Exception as error:  # Ray raises many kinds
@@ -70,6 +72,7 @@ def joined(address: str) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _find(address: str) -> str | None:
@@ -257,7 +260,5 @@ def end_process(node: str, process: int) -> None:
 
 
 def _kill(process: int) -> None:
-    import signal
-
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)

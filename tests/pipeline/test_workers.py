@@ -371,11 +371,12 @@ def test_a_stop_signal_leaves_waiting_jobs_unstarted(tmp_path: Path) -> None:
         Job("first", ("/bin/sh", "-c", f"kill -TERM {os.getpid()}; sleep 60")),
         Job("second", ("/bin/sh", "-c", "touch started")),
     ]
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted) as stopped:
         Workers(tmp_path, [{}]).run(jobs, lambda _job, _status: None)
     assert stopped.value.number == signal.SIGTERM
     assert not (tmp_path / "started").exists()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_terminal_that_closes_under_nohup_stops_nothing(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_card_tells_what_was_made_of_what_and_how(tmp_path: Path) -> None:
     assert "| test accuracy | 90.50 ± 0.71 % |" in results
     assert "| coverage | 9 |" in results
     assert "84.15 to 96.85 over seeds (Student's t), 56.11 to 98.61 over images (Wilson)" in results
-    assert "By class: T-shirt/top 75.0, Trouser 100.0." in results
+    assert "By class: T-shirt/top: 75.0, Trouser: 100.0." in results
     assert "Published test accuracy: 84.65 %" in results and "The paper's: 89.95 %" in results
     made = section(text, "Made with")
     assert "Abacus, 2 cores" in made and "torch 2.15.0" in made

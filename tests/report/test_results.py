@@ -298,7 +298,7 @@ def test_the_page_tells_of_each_row_and_shows_its_pictures(
         assert f"`{row.run_id}`" in section
         assert "Kept epoch of 2: 2 (seed 3), 2 (seed 1)." in section
         weakest, strongest = sorted(row.class_accuracy, key=row.class_accuracy.__getitem__)
-        classes = f"{literal(weakest)} 75.0, {literal(strongest)} 100.0."
+        classes = f"{literal(f'{weakest}: 75.0')}, {literal(f'{strongest}: 100.0')}."
         assert f"Test accuracy of each class (%), the lowest first: {classes}" in section
         links = re.findall(r'<img src="(.+?)"', section)
         assert len(links) == 6
