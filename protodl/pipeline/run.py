@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -23,6 +24,7 @@ from protodl.pipeline.forecast import (
     read_logs,
     training_seconds,
 )
+from protodl.pipeline.quiet_dvc import LOCKED
 from protodl.pipeline.shares import worker_environments, workers_in_memory
 from protodl.pipeline.workers import Job, Workers, end_in_words
 from protodl.report.results import read_row, result_row
@@ -32,6 +34,7 @@ MODELS = Path("models")
 ROW_STAGES = ("train", "evaluate", "prototypes")
 DATA_STAGES = ("download", "judge")  # one for each data set, before the rows
 FOLDERS, REPORT = "folders", "report"  # stages: looks for changes in folders of images; the table
+ENDING_SECONDS = 5.0  # until what a killed `protodl run` had started has noticed that and ended
 ACCURACIES = {"test_accuracy": "test accuracy", "validation_accuracy": "validation accuracy"}
 
 
@@ -175,10 +178,13 @@ def changed_stages(root: Path) -> set[str]:
 
 def dvc_output(root: Path, *arguments: str) -> str:
     """What a command of DVC prints; raises PipelineError where it fails."""
-    command = [*_dvc(), *arguments]
-    answer = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, errors="replace", check=False
-    )
+    command, end = [*_dvc(), *arguments], time.monotonic() + ENDING_SECONDS
+    while True:
+        answer = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, errors="replace", check=False
+        )
+        if LOCKED not in answer.stderr or time.monotonic() > end:
+            break
     if answer.returncode:
         reason = answer.stderr.strip().removeprefix("error: ")
         raise PipelineError(f"dvc {arguments[0]} failed: {reason}")
