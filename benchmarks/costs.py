@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.measure import Bench, Work, build_trainer, random_split, training
 from benchmarks.port_way import ALPHA, SIGMA, deform_image
-from protodl.core.config import Experiment
+from protodl.core.experiment_config import Experiment
 from protodl.data.augment import elastic
 from protodl.data.datasets import DATASETS, to_unit_interval
 from protodl.network.head import contributions

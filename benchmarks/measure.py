@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from protodl.core.config import Experiment, Params
+from protodl.core.config import Params
+from protodl.core.experiment_config import Experiment
 from protodl.core.machine import Runtime
 from protodl.data.datasets import DATASETS, Split
 from protodl.network.network import PrototypeNetwork

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
 
-from protodl.core.config import Experiment
+from protodl.core.experiment_config import Experiment
 from protodl.data.datasets import Split
 from protodl.network.losses import classification, r1, r2, reconstruction_error
 from protodl.network.network import PrototypeNetwork

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.measure import Bench, random_split
 from benchmarks.port_way import use_plain_layers
 from benchmarks.published_time import best_of
-from protodl.core.config import Experiment
+from protodl.core.experiment_config import Experiment
 from protodl.core.machine import Runtime
 from protodl.data.datasets import DATASETS, Split, load_training, split_validation
 from protodl.training.prototypes import build_network

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.measure import Bench, Work, build_trainer, random_split, training
 from benchmarks.operations import step_operations
 from benchmarks.port_way import ALPHA, SIGMA, PortWay
-from protodl.core.config import AugmentConfig, Experiment
+from protodl.core.experiment_config import AugmentConfig, Experiment
 from protodl.data.datasets import DATASETS
 from protodl.network.network import PrototypeNetwork
 from protodl.training.trainer import Trainer

@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 import yaml
 
-from protodl.core.config import Experiment, TrainingConfig, load_params
+from protodl.core.config import TrainingConfig, load_params
 from protodl.core.dataset_config import DatasetConfig, TorchvisionName
+from protodl.core.experiment_config import Experiment
 from tests.test_house import TARGETS
 
 ROOT = Path(__file__).parents[1]

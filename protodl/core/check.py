@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from protodl.core.config import ConfigError, Experiment, Params, PresetName, load_params
+from protodl.core.config import ConfigError, Params, load_params
 from protodl.core.dataset_config import PUBLISHED, SAMPLED, DatasetConfig
+from protodl.core.experiment_config import Experiment, PresetName
 from protodl.core.limits import available_cpus, memory, threads_of_variable
 from protodl.core.mistakes import joined
 

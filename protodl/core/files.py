@@ -79,14 +79,22 @@ def remove(path: Path) -> None:
 
 def abandoned(folder: Path, name: str = "") -> list[Path]:
     """What killed processes left in a folder under temporary names, all or those of one name."""
-    from psutil import pid_exists
-
     found = [(path, TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
     return [
         path
         for path, parts in found
-        if parts and name in ("", parts[1]) and not pid_exists(int(parts[2]))
+        if parts and name in ("", parts[1]) and not _is_at_work(int(parts[2]))
     ]
+
+
+def _is_at_work(process: int) -> bool:
+    """Whether it is alive; one that was killed keeps its number until its parent has noticed."""
+    import psutil
+
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def write_bytes(data: bytes, path: Path) -> None:

@@ -17,6 +17,7 @@ Handler: TypeAlias = Callable[[int, FrameType | None], Any] | signal.Handlers
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal has closed
 PARENT = os.getppid()  # read first: whoever is asked later may have inherited this process
 POLL_SECONDS = 1.0
+AGAIN_SECONDS = 0.02  # by then the destructor has ended
 GO_ON = "stopped; the same command goes on from what is done"
 
 
@@ -71,6 +72,18 @@ def interrupt(number: int, _frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
+def interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
+    """A `sys.unraisablehook`: send a signal again that came in a destructor.
+
+    Python lets no exception out of one.
+    """
+    if isinstance(ignored.exc_value, Interrupted):
+        arguments = (os.getpid(), ignored.exc_value.number)
+        threading.Timer(AGAIN_SECONDS, os.kill, arguments).start()
+    else:
+        sys.__unraisablehook__(ignored)
+
+
 @contextmanager
 def answering(handler: Handler) -> Iterator[None]:
     """Inside, stop signals are answered by this handler, but those that are ignored stay so."""
@@ -104,6 +117,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
         os._exit(status)
 
     atexit.register(leave)  # first: the last one is called first
+    sys.unraisablehook = interrupt_again
     _answer(interrupt)
     try:
         status = main()

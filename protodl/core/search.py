@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from protodl.core.check import row_problems
-from protodl.core.config import ConfigError, Count, Experiment, Params, Seeds
+from protodl.core.config import ConfigError, Params, Seeds
 from protodl.core.dataset_config import Seed
+from protodl.core.experiment_config import Count, Experiment
 from protodl.core.limits import memory
 from protodl.core.mistakes import Section, explain, joined, listed, nearest, shown
 from protodl.core.params_file import merge, read_file

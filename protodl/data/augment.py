@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protodl.core.config import AugmentConfig
+from protodl.core.experiment_config import AugmentConfig
 from protodl.data.datasets import to_unit_interval
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from protodl.core.config import LossConfig
+from protodl.core.experiment_config import LossConfig
 from protodl.data.datasets import Split, batches
 from protodl.network.losses import TERMS, LossInputs, compute_terms, weighted
 from protodl.network.network import NetworkOutput, PrototypeNetwork

@@ -8,7 +8,8 @@ from typing import NamedTuple, Self
 
 import torch
 
-from protodl.core.config import LossConfig, Params
+from protodl.core.config import Params
+from protodl.core.experiment_config import LossConfig
 from protodl.core.machine import prepare_machine
 from protodl.core.training_log import Metrics, SeedEvaluation, SeedLog
 from protodl.data.datasets import Split, load_split, load_training

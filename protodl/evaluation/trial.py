@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from protodl.core.config import LossConfig, TrainingConfig
+from protodl.core.config import TrainingConfig
+from protodl.core.experiment_config import LossConfig
 from protodl.core.machine import prepare_machine
 from protodl.data.datasets import load_training
 from protodl.evaluation.accuracy import evaluate

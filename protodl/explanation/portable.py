@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from protodl.core.config import ModelConfig
+from protodl.core.experiment_config import ModelConfig
 from protodl.core.files import CheckpointError, write_bytes
 from protodl.data.datasets import DatasetInfo
 from protodl.explanation.model import Model

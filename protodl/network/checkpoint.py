@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from protodl.core.config import ModelConfig
+from protodl.core.experiment_config import ModelConfig
 from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.network.network import PrototypeNetwork
 

@@ -1,4 +1,4 @@
-"""Encoders and decoders of Li et al. 2018, by name in `ENCODERS` and `DECODERS` of core.config.
+"""Encoders and decoders of Li et al. 2018, by name in core.experiment_config.
 
 An encoder is a module that is built from the channels and the side length of the images. Its
 `shapes` are those of an image (C, H, W), of the maps between its layers, and of the code; it turns
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protodl.core.config import ModelConfig
+from protodl.core.experiment_config import ModelConfig
 
 Shape = tuple[int, int, int]  # channels, height, width
 

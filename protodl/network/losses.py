@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protodl.core.config import LossConfig, ReconstructionNorm
+from protodl.core.experiment_config import LossConfig, ReconstructionNorm
 from protodl.network.head import exact_distances, prototype_classes
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protodl.core.config import DECODERS, ENCODERS, ModelConfig, registered
+from protodl.core.experiment_config import DECODERS, ENCODERS, ModelConfig, registered
 from protodl.network.head import exact_distances, prototype_classes
 from protodl.network.layers import hidden_activation
 

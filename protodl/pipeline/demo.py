@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from protodl.core.config import Experiment, Params, load_params
+from protodl.core.config import Params, load_params
+from protodl.core.experiment_config import Experiment
 from protodl.core.limits import available_cpus
 from protodl.core.machine import own_folder
 from protodl.pipeline.run import ROWS, run_pipeline

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from protodl.core.config import Experiment
 from protodl.core.errors import ProtodlError
+from protodl.core.experiment_config import Experiment
 from protodl.core.params_file import merge
 from protodl.core.search import Outcome, Search, State, TrialRecord, as_in, nested, value_of
 from protodl.core.training_log import EpochRecord

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from protodl.core.check import check_params
-from protodl.core.config import Experiment, Params
+from protodl.core.config import Params
+from protodl.core.experiment_config import Experiment
 from protodl.core.files import write_text
 from protodl.core.limits import free_memory
 from protodl.core.params_file import merge, read_file

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from protodl.core.config import Experiment, Params
+from protodl.core.config import Params
+from protodl.core.experiment_config import Experiment
 from protodl.core.files import load_tensors
 from protodl.core.mistakes import explain
 from protodl.core.search import Outcome, Search, SeedResult, Side, State, with_values

@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from protodl.core.config import Experiment, Params, flatten
+from protodl.core.config import Params, flatten
+from protodl.core.experiment_config import Experiment
 from protodl.core.training_log import (
     UNTRACKED,
     Metrics,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from protodl.core.config import Experiment, Params
+from protodl.core.config import Params
+from protodl.core.experiment_config import Experiment
 from protodl.core.training_log import ResultsError
 from protodl.data.datasets import DATASETS
 from protodl.evaluation.measures import measures

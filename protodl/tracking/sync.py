@@ -183,6 +183,24 @@ class RowRuns:
         ]
 
 
+def complete_runs(
+    logs: Sequence[SeedLog], load_model: Callable[[SeedLog, bool], ServedModel | None]
+) -> None:
+    """Add what MLflow lacks of seeds that are trained already; a failure to do so is a warning.
+
+    Args:
+        logs: of seeds of one row.
+        load_model: as for `RowRuns.add_models`.
+    """
+    if not logs:
+        return
+    try:
+        with patience():
+            RowRuns.of(logs).add_models(load_model)
+    except Exception as error:
+        tell(f"{trouble(error, shown_uri())}; `protodl sync` or the report stage adds the runs")
+
+
 def log_evaluations(logs: Sequence[SeedLog], evaluations: Sequence[SeedEvaluation]) -> None:
     """Record what was measured of the seeds of a row; a failure to do so is a warning."""
     try:

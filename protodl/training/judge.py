@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from protodl.core.config import AugmentConfig, JudgeConfig, OptimizerConfig
+from protodl.core.experiment_config import AugmentConfig, JudgeConfig, OptimizerConfig
 from protodl.core.machine import Runtime, seeded
 from protodl.data.augment import augmented
 from protodl.data.datasets import Split, info_of

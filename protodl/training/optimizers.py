@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from protodl.core.config import OPTIMIZERS, OptimizerConfig, registered
+from protodl.core.experiment_config import OPTIMIZERS, OptimizerConfig, registered
 
 INITIAL_LR_DIVISOR = 25  # one-cycle starts at lr / 25 (Smith, Topin 2018)
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan 2024: steep at 0, so that few iterations are enough
@@ -74,7 +74,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x if wide else x.transpose(1, 2)
 
 
-# Optimizers by name in `OPTIMIZERS` of core.config; `recorded`: for steps in a CUDA graph.
+# Those of `OPTIMIZERS` in core.experiment_config; `recorded`: for steps in a CUDA graph.
 Parameters = list[nn.Parameter]
 Optimizers = list[torch.optim.Optimizer]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from protodl.core.config import Experiment
+from protodl.core.experiment_config import Experiment
 from protodl.core.machine import seeded
 from protodl.data.datasets import Split, batches, info_of, to_unit_interval
 from protodl.network.network import PrototypeNetwork

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from protodl.core.config import Experiment, Params, TrainingConfig
+from protodl.core.config import Params, TrainingConfig
+from protodl.core.experiment_config import Experiment
 from protodl.core.machine import Runtime, environment_facts, prepare_machine
 from protodl.core.sources import ROOT
 from protodl.core.training_log import SeedFacts, SeedLog

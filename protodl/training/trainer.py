@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from protodl.core.config import Experiment
 from protodl.core.errors import ProtodlError
+from protodl.core.experiment_config import Experiment
 from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.core.machine import Runtime
 from protodl.core.training_log import EpochRecord

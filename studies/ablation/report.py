@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from protodl.core.config import Experiment, Params, load_params
+from protodl.core.config import Params, load_params
+from protodl.core.experiment_config import Experiment
 from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.core.training_log import Means, SeedLog

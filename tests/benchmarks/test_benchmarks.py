@@ -25,7 +25,7 @@ from benchmarks.processes import fresh_training, total_rate
 from benchmarks.published_time import time_to_published
 from benchmarks.same_results import comparison
 from benchmarks.training_speed import OFF, published_work, top_operators
-from protodl.core.config import AugmentConfig, Experiment, LossConfig, ModelConfig
+from protodl.core.experiment_config import AugmentConfig, Experiment, LossConfig, ModelConfig
 from protodl.core.machine import Runtime
 from protodl.data.augment import deform, displacement
 from protodl.network.losses import LossInputs, training_terms, weighted

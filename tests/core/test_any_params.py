@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from protodl.core.check import check_params
-from protodl.core.config import ConfigError, Experiment, Params, load_params
+from protodl.core.config import ConfigError, Params, load_params
+from protodl.core.experiment_config import Experiment
 from protodl.core.machine import Runtime
 from protodl.data.datasets import Split
 from protodl.training.prototypes import build_network

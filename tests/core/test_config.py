@@ -7,9 +7,10 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from protodl.core import config
-from protodl.core.config import ConfigError, Recipe, load_params
+from protodl.core import experiment_config
+from protodl.core.config import ConfigError, Params, load_params
 from protodl.core.dataset_config import PUBLISHED as PUBLISHED_SETS
+from protodl.core.experiment_config import Recipe
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -252,8 +253,8 @@ def test_a_registered_encoder_or_decoder_is_a_choice(
     text = GOOD.replace("dataset: mnist", "dataset: mnist, model: {architecture: a, decoder: b}")
     with pytest.raises(ConfigError, match=r"decoder = 'b': not a valid choice"):
         load(tmp_path, text)
-    monkeypatch.setitem(config.ENCODERS, "a", "nowhere:A")
-    monkeypatch.setitem(config.DECODERS, "b", "nowhere:B")
+    monkeypatch.setitem(experiment_config.ENCODERS, "a", "nowhere:A")
+    monkeypatch.setitem(experiment_config.DECODERS, "b", "nowhere:B")
     model = load_params(tmp_path / "params.yaml").experiment("one").model
     assert (model.architecture, model.decoder) == ("a", "b")
 
@@ -274,7 +275,7 @@ def test_the_projects_own_params_are_short_and_spell_out_every_key_once() -> Non
     assert len(text.splitlines()) <= 125
     written = yaml.safe_load(text)
     assert OWN.datasets == PUBLISHED_SETS
-    assert set(written["recipes"]) == {*OWN.datasets, *get_args(config.PresetName)}
+    assert set(written["recipes"]) == {*OWN.datasets, *get_args(experiment_config.PresetName)}
     assert _keys(written["defaults"]) == _keys(Recipe().model_dump())
     assert _keys(written["training"]) == _keys(OWN.training.model_dump())
     assert _keys(written["judge"]) == _keys(OWN.judge.model_dump())
@@ -305,7 +306,7 @@ experiments:
 """
 
 
-def load_study(tmp_path: Path, text: str) -> config.Params:
+def load_study(tmp_path: Path, text: str) -> Params:
     (tmp_path / "params.yaml").write_text(LAYERS + "training: {split_seed: 4, threads: 2}\n")
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "params.yaml").write_text(text)

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -41,11 +43,18 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> 
     """Of the same name; what belongs to a process that lives stays, and so do other names."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
+    unnoticed = subprocess.Popen([sys.executable, "-c", ""])  # by its parent: a zombie
+    end = time.monotonic() + 10
+    while psutil.Process(unnoticed.pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    (tmp_path / f".a.txt.{unnoticed.pid}.part").write_text("half")
     mine, other = tmp_path / f".a.txt.{os.getppid()}.part", tmp_path / f".b.{dead.pid}.part"
     for left in (tmp_path / f".a.txt.{dead.pid}.part", mine, other, tmp_path / ".a.txt.x.part"):
         left.write_text("half")
     (tmp_path / f".c.{dead.pid}.part").mkdir()
     write_text("whole", tmp_path / "a.txt")
+    unnoticed.wait()
     with scratch_folder(tmp_path / "c") as scratch:
         (scratch / "d").touch()
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -30,6 +30,20 @@ def main():
     return 0
 run_script(main)
 """
+IN_A_DESTRUCTOR = """
+import os, sys, time
+from protodl.core.process import run_script
+class Torn:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.001)
+def main():
+    torn = Torn()
+    del torn
+    time.sleep(10)
+    return 0
+run_script(main)
+"""
 LATE = """
 import atexit, os, signal, sys, threading, time
 from protodl.core.process import run_script
@@ -66,6 +80,13 @@ def test_a_stop_signal_ends_a_process_in_order_with_one_line(
         _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (-number, f"{GO_ON}\n")
     assert (tmp_path / "in-order").exists()
+
+
+def test_a_signal_that_comes_in_a_destructor_is_not_lost(tmp_path: Path) -> None:
+    """Python ignores what is raised there."""
+    with start(tmp_path, IN_A_DESTRUCTOR, str(int(signal.SIGINT))) as process:
+        _, errors = process.communicate(timeout=8)
+    assert (process.returncode, errors) == (-signal.SIGINT, f"{GO_ON}\n")
 
 
 @pytest.mark.parametrize("ignored", [False, True])

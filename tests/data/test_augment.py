@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from protodl.core.config import AugmentConfig
+from protodl.core.experiment_config import AugmentConfig
 from protodl.data.augment import (
     augmented,
     deform,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from protodl.core.config import LossConfig, ModelConfig
+from protodl.core.experiment_config import LossConfig, ModelConfig
 from protodl.data import datasets
 from protodl.data.datasets import Split, to_unit_interval
 from protodl.evaluation.accuracy import accuracy, confusion_matrix, evaluate

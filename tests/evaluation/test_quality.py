@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from protodl.core.config import ModelConfig
+from protodl.core.experiment_config import ModelConfig
 from protodl.data.datasets import DATASETS, Split
 from protodl.evaluation.quality import (
     alike,

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from protodl.core.config import Experiment, ModelConfig
 from protodl.core.errors import ProtodlError
+from protodl.core.experiment_config import Experiment, ModelConfig
 from protodl.core.files import CheckpointError, load_tensors, read_tensors, write_tensors
 from protodl.core.machine import Runtime
 from protodl.core.training_log import Metrics, ResultsError, SeedEvaluation, SeedLog

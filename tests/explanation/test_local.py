@@ -16,7 +16,8 @@ from PIL import Image
 
 import protodl
 from protodl.cli import main
-from protodl.core.config import ConfigError, ModelConfig
+from protodl.core.config import ConfigError
+from protodl.core.experiment_config import ModelConfig
 from protodl.core.files import CheckpointError
 from protodl.data.datasets import DATASETS, Split, load_split
 from protodl.data.pictures import Input

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.scoring_server import invocations
 
-from protodl.core.config import ModelConfig
+from protodl.core.experiment_config import ModelConfig
 from protodl.data.datasets import DATASETS
 from protodl.network.cases import CaseBase, nearest_cases, save_case_base
 from protodl.network.checkpoint import save_network

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from protodl.core.config import ModelConfig
+from protodl.core.experiment_config import ModelConfig
 from protodl.core.files import CheckpointError
 from protodl.data.datasets import Split
 from protodl.network.cases import load_case_base, measure_case_base, nearest_cases, save_case_base

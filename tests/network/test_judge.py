@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from protodl.core.config import JudgeConfig, ModelConfig, TrainingConfig
+from protodl.core.config import TrainingConfig
+from protodl.core.experiment_config import JudgeConfig, ModelConfig
 from protodl.core.files import CheckpointError
 from protodl.core.machine import prepare_machine
 from protodl.data.datasets import DATASETS, Split

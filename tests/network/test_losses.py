@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from protodl.core.config import LossConfig, ModelConfig
+from protodl.core.experiment_config import LossConfig, ModelConfig
 from protodl.network.head import prototype_classes
 from protodl.network.losses import (
     TERMS,

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protodl.core import config
-from protodl.core.config import Experiment, LossConfig, ModelConfig
+from protodl.core import experiment_config
+from protodl.core.experiment_config import Experiment, LossConfig, ModelConfig
 from protodl.core.machine import Runtime
 from protodl.data.datasets import Split
 from protodl.network.checkpoint import load_network, save_network
@@ -318,8 +318,8 @@ class FlatDecoder(torch.nn.Module):
 def test_an_encoder_and_a_decoder_are_a_class_and_an_entry_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(config.ENCODERS, "mean", f"{__name__}:MeanEncoder")
-    monkeypatch.setitem(config.DECODERS, "flat", f"{__name__}:FlatDecoder")
+    monkeypatch.setitem(experiment_config.ENCODERS, "mean", f"{__name__}:MeanEncoder")
+    monkeypatch.setitem(experiment_config.DECODERS, "flat", f"{__name__}:FlatDecoder")
     model = ModelConfig(architecture="mean", decoder="flat", encoder_init="he")
     experiment = Experiment(dataset="mnist", model=model, epochs=1, batch_size=10)
     generator = torch.Generator().manual_seed(0)

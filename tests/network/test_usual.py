@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import combine_pvalues
 
-from protodl.core.config import ModelConfig
+from protodl.core.experiment_config import ModelConfig
 from protodl.data.datasets import Split
 from protodl.network.cases import measure_case_base
 from protodl.network.network import NetworkOutput, PrototypeNetwork

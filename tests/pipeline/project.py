@@ -12,7 +12,8 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from protodl.core.config import Experiment, load_params
+from protodl.core.config import load_params
+from protodl.core.experiment_config import Experiment
 from protodl.core.limits import THREADS_VARIABLE, available_cpus
 from protodl.core.training_log import SeedLog
 from tests import warm

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from protodl.cli import main
-from protodl.core.config import ModelConfig, Params
+from protodl.core.config import Params
+from protodl.core.experiment_config import ModelConfig
 from protodl.core.files import CheckpointError
 from protodl.core.training_log import ResultsError, SeedLog
 from protodl.network.cases import CaseBase, save_case_base

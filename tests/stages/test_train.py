@@ -242,6 +242,26 @@ def test_a_full_disk_at_a_checkpoint_is_one_line(tmp_path: Path, migrated_databa
 
 
 @pytest.mark.faults
+def test_a_kept_seed_gets_what_mlflow_lacks_of_it(
+    whole: Stage, tmp_path: Path, migrated_database: Path
+) -> None:
+    """As after a kill between the log's last byte and MLflow's last answer."""
+    stage = Stage(tmp_path, migrated_database)
+    shutil.copytree(whole.folder / ".protodl", tmp_path / ".protodl")
+    status, output = stage.run("0")
+    assert status == 0, output
+    assert "seed 0: epoch" not in output
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        ask = (
+            "SELECT run.status, (SELECT group_concat(step) FROM metrics WHERE"
+            " key = 'learning_rate' AND run_uuid = run.run_uuid), (SELECT count(*)"
+            " FROM model_versions WHERE run_id = run.run_uuid) FROM runs run"
+        )
+        found = sorted(database.execute(ask).fetchall(), key=str)
+    assert found == [("FINISHED", "1,2,3", 1), ("FINISHED", None, 0)]
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("name", ["log.json", "network.pt", "unprojected.pt"])
 def test_a_kept_seed_that_is_damaged_is_not_handed_on(
     whole: Stage, tmp_path: Path, name: str

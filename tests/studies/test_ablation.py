@@ -12,14 +12,8 @@ import torch
 import yaml
 from PIL import Image
 
-from protodl.core.config import (
-    ConfigError,
-    Experiment,
-    Params,
-    TrainingConfig,
-    flatten,
-    load_params,
-)
+from protodl.core.config import ConfigError, Params, TrainingConfig, flatten, load_params
+from protodl.core.experiment_config import Experiment
 from protodl.core.machine import prepare_machine
 from protodl.data.datasets import DATASETS, Split, load_split, split_validation
 from protodl.data.download import download

@@ -9,7 +9,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Run
 
-from protodl.core.config import ModelConfig
+from protodl.core.experiment_config import ModelConfig
 from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
 from protodl.network.network import Classifier, PrototypeNetwork
 from protodl.tracking.live import start_seed

@@ -12,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from protodl.core.config import ModelConfig
+from protodl.core.experiment_config import ModelConfig
 from protodl.core.training_log import EpochRecord, SeedFacts
 from protodl.network.network import PrototypeNetwork
 from protodl.tracking.kept_pictures import recorded_pictures

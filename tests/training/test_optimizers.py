@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from protodl.core.config import ModelConfig, OptimizerConfig
+from protodl.core.experiment_config import ModelConfig, OptimizerConfig
 from protodl.network.network import PrototypeNetwork
 from protodl.training.optimizers import Muon, build_optimizers, learning_rate, orthogonalise
 

@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from protodl.core.config import (
-    AugmentConfig,
-    Experiment,
-    LossConfig,
-    OptimizerConfig,
-    TrainingConfig,
-)
+from protodl.core.config import TrainingConfig
+from protodl.core.experiment_config import AugmentConfig, Experiment, LossConfig, OptimizerConfig
 from protodl.core.machine import Runtime, prepare_machine
 from protodl.data.datasets import Split
 from protodl.training.prototypes import build_network

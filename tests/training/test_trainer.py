@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from protodl.core.config import (
+from protodl.core.config import load_params
+from protodl.core.experiment_config import (
     AugmentConfig,
     Experiment,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
-    load_params,
 )
 from protodl.core.files import CheckpointError
 from protodl.core.machine import Runtime

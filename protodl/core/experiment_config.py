@@ -1,0 +1,164 @@
+"""What params.yaml may say of one row: network, loss, augmentation, optimizer, and their bounds."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+
+from protodl.core.dataset_config import LARGEST, Seed
+from protodl.core.mistakes import Section, one_of
+
+# Encoders, decoders and optimizers by name, each with the place of its class or function,
+# `module:name`. A new one needs that and its entry here; its module is imported when it is used.
+ENCODERS: dict[str, str] = {
+    "small": "protodl.network.layers:SmallEncoder",
+    "large": "protodl.network.layers:LargeEncoder",
+}
+DECODERS: dict[str, str] = {
+    "deconv": "protodl.network.layers:DeconvDecoder",
+    "upconv": "protodl.network.layers:UpsampleDecoder",
+}
+OPTIMIZERS: dict[str, str] = {
+    "adam": "protodl.training.optimizers:adam",
+    "adamw": "protodl.training.optimizers:adam",
+    "sgd": "protodl.training.optimizers:sgd",
+    "muon": "protodl.training.optimizers:muon",
+}
+
+# Bounds that no data set or machine reaches; what these do allow, protodl.core.check knows.
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+# The largest that float32 holds; a training says what is too much.
+Rate = Annotated[float, Field(gt=0, le=1e30)]
+
+PresetName = Literal["paper", "port"]
+ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
+
+
+def _registered_in(registry: Mapping[str, str]) -> Callable[[Any], Any]:
+    """A validator that lets the names pass which stand in a registry when it is asked."""
+    return lambda name: one_of(name, registry)
+
+
+def _named_here(*others: str) -> Callable[[Any, ValidationInfo], Any]:
+    """A validator that lets the data sets of the file pass that is being read, and `others`."""
+
+    def check(name: Any, info: ValidationInfo) -> Any:
+        return one_of(name, [*info.context, *others]) if info.context else name
+
+    return check
+
+
+DatasetName = Annotated[str, BeforeValidator(_named_here())]
+RecipeName = Annotated[str, BeforeValidator(_named_here(*get_args(PresetName)))]
+
+
+def registered(registry: Mapping[str, str], name: str) -> Any:
+    """The class or function that a registry has under a name."""
+    module, _, attribute = registry[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+class ModelConfig(Section):
+    """The network of one row."""
+
+    architecture: Annotated[str, BeforeValidator(_registered_in(ENCODERS))] = "small"
+    decoder: Annotated[str, BeforeValidator(_registered_in(DECODERS))] = "deconv"
+    # Between the decoder's layers; `port`: sigmoid for an upconv decoder of grey images, else relu.
+    decoder_activation: Literal["relu", "sigmoid", "port"] = "relu"
+    num_prototypes: Count = 15
+    # `none`: no prototypes, a fully connected layer with ReLU in their place (a baseline).
+    distance: Literal["euclidean", "squared_euclidean", "none"] = "euclidean"
+    head_bias: bool = True
+    encoder_init: Literal["torch", "he"] = "torch"
+    prototype_init: Literal["uniform", "xavier", "data"] = "data"
+    train_prototypes: bool = True  # false: they stay where they began (a baseline)
+    # After the training, onto training images; `partly`: until one of its own class is the nearest.
+    project: bool | Literal["partly"] = False
+    head_init: Literal["uniform", "kaiming", "class"] = "class"
+
+    @model_validator(mode="after")
+    def _prototypes_to_speak_of(self) -> Self:
+        if self.distance == "none" and (self.project or not self.train_prototypes):
+            raise ValueError(
+                "distance is none: there are no prototypes to project or to hold; say project: "
+                "false and train_prototypes: true"
+            )
+        return self
+
+
+class LossConfig(Section):
+    """Weights (λ) of the loss terms, and the norm of the reconstruction term."""
+
+    classification: Weight = 20.0
+    reconstruction: Weight = 1.0
+    r1: Weight = 1.0
+    r2: Weight = 1.0
+    reconstruction_norm: ReconstructionNorm = "l2"
+    reconstruction_share: float = Field(default=1.0, gt=0, le=1)  # of each batch that is decoded
+    prototype_classification: Weight = 0.0
+    cycle: Weight = 0.0
+    diversity: Weight = 0.0
+    prototype_start: float = Field(default=0.2, ge=0, lt=1)  # share of training without these two
+    prototype_share: float = Field(default=1.0, gt=0, le=1)  # of the prototypes that a step takes
+
+    @model_validator(mode="after")
+    def _something_to_minimise(self) -> Self:
+        if self.classification == 0:
+            raise ValueError("classification is 0: nothing would teach the head; use a weight > 0")
+        return self
+
+
+class AugmentConfig(Section):
+    """Random changes of each training image; 0 or false switches one off."""
+
+    elastic_alpha: Annotated[float, Field(ge=0, le=1e4)] = 0.0
+    elastic_sigma: Annotated[float, Field(gt=0, le=LARGEST)] = 4.0
+    shift: Annotated[int, Field(ge=0, lt=LARGEST)] = 0
+    flip: bool = False
+
+
+class OptimizerConfig(Section):
+    """Optimizer, learning-rate schedule, gradient clipping and weight averaging."""
+
+    name: Annotated[str, BeforeValidator(_registered_in(OPTIMIZERS))] = "adamw"
+    lr: Rate = 4e-3
+    weight_decay: Weight = 4e-5
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    schedule: Literal["constant", "one_cycle"] = "one_cycle"
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    clip_norm: Weight = 10.0
+    averaging: float = Field(default=0.0, ge=0, lt=1)
+
+
+class JudgeConfig(Section):
+    """The independent classifier of each data set: it never sees a prototype."""
+
+    epochs: Count = 6
+    lr: Rate = 5e-3
+    batch_size: Count = 125
+    seed: Seed = 0
+
+
+class Recipe(Section):
+    """What `defaults` and each recipe may say of a training, and a row too."""
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    epochs: Count = 20
+    batch_size: Count = 125
+    shuffle: bool = True
+
+
+class RowOrigin(Section):
+    """What decides which recipe a row begins with: its data set's, or that of `preset`."""
+
+    dataset: DatasetName
+    preset: PresetName | None = None
+
+
+class Experiment(Recipe, RowOrigin):
+    """One row of the results table. (The keys of the last base class come first.)"""
