@@ -92,7 +92,7 @@ def _is_at_work(process: int) -> bool:
     import psutil
 
     try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
