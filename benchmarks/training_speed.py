@@ -15,7 +15,7 @@ from protodl.training.trainer import Trainer
 
 # Keys of the loss that the published work has no counterpart of, at the value that takes them out.
 OFF = {
-    "prototype_classification": 0.0,
+    "decoded_prototype_classification": 0.0,
     "cycle": 0.0,
     "diversity": 0.0,
     "reconstruction_share": 1.0,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
@@ -63,6 +63,8 @@ def registered(registry: Mapping[str, str], name: str) -> Any:
 class ModelConfig(Section):
     """The network of one row."""
 
+    renamed: ClassVar = {"partly": "until_class_nearest"}
+
     architecture: Annotated[str, BeforeValidator(_registered_in(ENCODERS))] = "small"
     decoder: Annotated[str, BeforeValidator(_registered_in(DECODERS))] = "deconv"
     # Between the decoder's layers; `port`: sigmoid for an upconv decoder of grey images, else relu.
@@ -74,8 +76,9 @@ class ModelConfig(Section):
     encoder_init: Literal["torch", "he"] = "torch"
     prototype_init: Literal["uniform", "xavier", "data"] = "data"
     train_prototypes: bool = True  # false: they stay where they began (a baseline)
-    # After the training, onto training images; `partly`: until one of its own class is the nearest.
-    project: bool | Literal["partly"] = False
+    # After the training, onto training images; `until_class_nearest`: no farther than it takes for
+    # the nearest one to be of the prototype's class.
+    project: bool | Literal["until_class_nearest"] = False
     head_init: Literal["uniform", "kaiming", "class"] = "class"
 
     @model_validator(mode="after")
@@ -91,17 +94,25 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """Weights (λ) of the loss terms, and the norm of the reconstruction term."""
 
+    renamed: ClassVar = {
+        f"prototype_{name}": f"decoded_prototype_{name}"
+        for name in ("classification", "share", "start")
+    }
     classification: Weight = 20.0
     reconstruction: Weight = 1.0
     r1: Weight = 1.0
     r2: Weight = 1.0
     reconstruction_norm: ReconstructionNorm = "l2"
     reconstruction_share: float = Field(default=1.0, gt=0, le=1)  # of each batch that is decoded
-    prototype_classification: Weight = 0.0
+    decoded_prototype_classification: Weight = 0.0
     cycle: Weight = 0.0
     diversity: Weight = 0.0
-    prototype_start: float = Field(default=0.2, ge=0, lt=1)  # share of training without these two
-    prototype_share: float = Field(default=1.0, gt=0, le=1)  # of the prototypes that a step takes
+    decoded_prototype_start: float = Field(
+        default=0.2, ge=0, lt=1
+    )  # share of training without these two
+    decoded_prototype_share: float = Field(
+        default=1.0, gt=0, le=1
+    )  # of the prototypes that a step takes
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> Self:

@@ -4,7 +4,7 @@ import difflib
 import reprlib
 import types
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
@@ -69,6 +69,7 @@ class Section(BaseModel):
     """A part of params.yaml: immutable, no unknown keys, no silent conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}  # keys and values that have other names now
 
 
 def one_of(name: Any, valid: Iterable[str]) -> Any:
@@ -88,6 +89,8 @@ def explain(file: type[BaseModel], problem: Mapping[str, Any]) -> str:
     found = key if is_name else f"{key} = {shown(value)}"
     if problem["type"] == "missing":
         return f"{key}: is missing; add it"
+    if new := _new_name(file, parts, problem):
+        return f"{found}: is called {new!r} now"
     if problem["type"] == "extra_forbidden":
         valid = list(_place(file, location[:-1])[1].model_fields)
         return f"{found}: unknown key{nearest(str(parts[-1]), valid)}; valid keys: {listed(valid)}"
@@ -123,6 +126,17 @@ def _place(file: type[BaseModel], location: Sequence[Any]) -> tuple[list[Any], A
             break
         parts.append(part)
     return parts, kind
+
+
+def _new_name(
+    file: type[BaseModel], parts: Sequence[Any], problem: Mapping[str, Any]
+) -> str | None:
+    """What the key or the value is called now, if it was called that before."""
+    section = _place(file, parts[:-1])[1]
+    word = parts[-1] if problem["type"] == "extra_forbidden" else problem["input"]
+    if not (isinstance(section, type) and issubclass(section, Section) and isinstance(word, str)):
+        return None
+    return section.renamed.get(word)
 
 
 def _choices(kind: Any) -> list[str]:

@@ -73,7 +73,7 @@ TERMS: dict[str, Term] = {
     ),
     "r1": Term(lambda x: r1(x.output.distances), "always", whole=True),
     "r2": Term(lambda x: r2(x.output.distances), "always"),
-    "prototype_classification": Term(
+    "decoded_prototype_classification": Term(
         lambda x: classification(x.prototype_output.logits, x.prototype_labels),
         "prototypes decoded",
         whole=True,

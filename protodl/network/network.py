@@ -105,17 +105,20 @@ class PrototypeNetwork(nn.Module):
             return logits
 
     @torch.no_grad()
-    def project_prototypes(self, codes: Tensor, labels: Tensor, partly: bool = False) -> Tensor:
+    def project_prototypes(
+        self, codes: Tensor, labels: Tensor, until_class_nearest: bool = False
+    ) -> Tensor:
         """Move each prototype p to the nearest training image of its class; returns which (P,).
 
         p becomes c = argmin ‖c - p‖₂ over the codes c of its class: a real image can be shown for
-        it. `partly`: p becomes p + s (c - p), with the smallest s of 0, 0.05, ..., 1 for which the
-        code nearest to it is of its own class; most prototypes stay where they are then.
+        it. `until_class_nearest`: p becomes p + s (c - p), with the smallest s of 0, 0.05, ..., 1
+        for which the code nearest to it is of its own class; most prototypes stay where they are
+        then.
 
         Args:
             codes: (M, D) of the M training images.
             labels: (M,) their classes. A prototype of a class without images takes any class's.
-            partly: see above.
+            until_class_nearest: see above.
         """
         distances = exact_distances(self.prototypes, codes)
         classes = prototype_classes(self.head.weight)
@@ -123,7 +126,7 @@ class PrototypeNetwork(nn.Module):
         foreign = ~own & own.any(dim=1, keepdim=True)
         cases = distances.masked_fill(foreign, torch.inf).argmin(dim=1)
         start, goal = self.prototypes.clone(), codes[cases]
-        if not partly:
+        if not until_class_nearest:
             self.prototypes.copy_(goal)
             return cases
         for share in torch.linspace(0, 1, 21).tolist():

@@ -34,5 +34,5 @@ def project(network: PrototypeNetwork, train: Split) -> Tensor:
     """Move prototypes as `model.project` says; returns the cases (P,) that they moved towards."""
     device = network.prototypes.device
     codes = torch.cat([network.encode(images) for images, _ in batches(train, device)])
-    partly = network.config.project == "partly"
-    return network.project_prototypes(codes, train.labels.to(device), partly)
+    until_class_nearest = network.config.project == "until_class_nearest"
+    return network.project_prototypes(codes, train.labels.to(device), until_class_nearest)

@@ -189,7 +189,7 @@ class Trainer:
         """One optimizer step on images of indices `batch`; returns accuracy, loss and its terms."""
         self._set_learning_rate(step)
         weights = self.experiment.loss
-        started = step >= weights.prototype_start * self.total_steps
+        started = step >= weights.decoded_prototype_start * self.total_steps
         decode_prototypes = started and decodes_prototypes(weights)
         # The first step replaces the initial weights, which are no result of training.
         decay = self.experiment.optimizer.averaging if step else 0.0
@@ -226,7 +226,9 @@ class Trainer:
         """Indices (S,) of the prototypes that this step decodes, drawn anew for each step."""
         total, generator = len(self.network.prototypes), self.augment_generator
         chances = torch.rand(total, generator=generator, device=self.runtime.device)
-        return chances.topk(max(1, round(self.experiment.loss.prototype_share * total))).indices
+        return chances.topk(
+            max(1, round(self.experiment.loss.decoded_prototype_share * total))
+        ).indices
 
     def _set_learning_rate(self, step: int) -> None:
         """Give every optimizer the learning rate of a step; a graph reads it from a tensor."""

@@ -88,7 +88,7 @@ def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> lis
 INTRODUCTION = """\
 Each row of the table is compared with the same training without what was added to the published \
 method for the sake of its explanations: the classification of decoded prototypes, the cycle \
-term and the diversity term have weight 0 (`loss.prototype_classification`, `.cycle`, \
+term and the diversity term have weight 0 (`loss.decoded_prototype_classification`, `.cycle`, \
 `.diversity`), and no prototype is moved afterwards (`model.project: false`). All else of \
 the recipe is the same, seeds, epochs and validation images included. Accuracy is that of the \
 {validation:,} validation images, which also chose the epoch on both sides; the test split \

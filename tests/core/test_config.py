@@ -54,11 +54,19 @@ def load(tmp_path: Path, text: str) -> object:
         ),
         (
             ("dataset: mnist", "dataset: mnist, model: {project: 0}"),
-            ["one.model.project = 0: not a valid choice; choices: false, true, partly"],
+            ["one.model.project = 0: not a valid choice; choices: false, true, until_class"],
         ),
         (
-            ("dataset: mnist", "dataset: mnist, model: {project: [partly]}"),
-            ["one.model.project = ['partly']: not a valid choice"],
+            ("dataset: mnist", "dataset: mnist, model: {project: partly}"),
+            ["one.model.project = 'partly': is called 'until_class_nearest' now"],
+        ),
+        (
+            ("dataset: mnist", "dataset: mnist, loss: {prototype_share: 0.5}"),
+            ["one.loss.prototype_share = 0.5: is called 'decoded_prototype_share' now"],
+        ),
+        (
+            ("dataset: mnist", "dataset: mnist, model: {project: [until_class_nearest]}"),
+            ["one.model.project = ['until_class_nearest']: not a valid choice"],
         ),
         (
             ("dataset: mnist", "dataset: mnist, preset: {paper: 1}"),
@@ -194,11 +202,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             "r2": 1.0,
             "reconstruction_norm": "squared_l2",
             "reconstruction_share": 1.0,
-            "prototype_classification": 0.0,
+            "decoded_prototype_classification": 0.0,
             "cycle": 0.0,
             "diversity": 0.0,
-            "prototype_start": 0.2,
-            "prototype_share": 1.0,
+            "decoded_prototype_start": 0.2,
+            "decoded_prototype_share": 1.0,
         },
         "augment": {"elastic_alpha": 20.0, "elastic_sigma": 4.0, "shift": 0, "flip": False},
         "optimizer": {

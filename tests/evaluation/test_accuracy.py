@@ -22,7 +22,7 @@ def test_a_short_last_batch_weighs_what_it_holds(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = PrototypeNetwork(ModelConfig(), 1, 28)
-    weights = LossConfig(cycle=2.0, prototype_classification=3.0, diversity=4.0)
+    weights = LossConfig(cycle=2.0, decoded_prototype_classification=3.0, diversity=4.0)
     images = to_unit_interval(split.images)
     with torch.inference_mode():
         output = network(images)

@@ -27,7 +27,12 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         """Build an untrained network, whose prototypes are codes of cases."""
-        rows = {ROW: {"dataset": "mnist", "model": {"prototype_init": "data", "project": "partly"}}}
+        rows = {
+            ROW: {
+                "dataset": "mnist",
+                "model": {"prototype_init": "data", "project": "until_class_nearest"},
+            }
+        }
         params = write_params(folder, rows, source="sample")
         sample = ROOT / "data" / "sample"
         data = folder / "data"

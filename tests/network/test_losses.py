@@ -63,7 +63,7 @@ def test_terms_are_weighted_by_the_names_of_the_configuration() -> None:
         reconstruction=3,
         r1=4,
         r2=5,
-        prototype_classification=6,
+        decoded_prototype_classification=6,
         cycle=7,
         diversity=8,
     )
@@ -87,7 +87,7 @@ def test_terms_of_a_batch() -> None:
     assert terms["reconstruction"] == pytest.approx(784 * 0.25)
     assert terms["classification"] == F.cross_entropy(batch.output.logits, batch.labels)
     assert (terms["r1"], terms["r2"]) == (r1(DISTANCES), r2(DISTANCES))
-    assert terms["prototype_classification"] == terms["cycle"] == terms["diversity"] == 0
+    assert terms["decoded_prototype_classification"] == terms["cycle"] == terms["diversity"] == 0
     with_diversity = inputs(2, LossConfig(diversity=1.0))
     found = training_terms(with_diversity)["diversity"]
     assert found == diversity(with_diversity.network.prototypes)
@@ -116,10 +116,10 @@ def test_terms_of_the_decoded_prototypes() -> None:
     pictures = network.decode_prototypes()[chosen]
     classes = prototype_classes(network.head.weight)[chosen]
     expected = F.cross_entropy(network(pictures).logits, classes)
-    torch.testing.assert_close(found["prototype_classification"], expected)
+    torch.testing.assert_close(found["decoded_prototype_classification"], expected)
     gaps = (network.encode(pictures) - network.prototypes[chosen]).square().sum(1).sqrt()
     torch.testing.assert_close(found["cycle"], gaps.mean())
-    (found["prototype_classification"] + found["cycle"]).backward()
+    (found["decoded_prototype_classification"] + found["cycle"]).backward()
     moved = network.prototypes.grad
     assert moved is not None
     assert moved[chosen].abs().sum(1).gt(0).all()

@@ -41,7 +41,7 @@ PLAIN = {
     "model.head_init": "kaiming",
     "loss.r1": "0.0",
     "loss.r2": "0.0",
-    "loss.prototype_classification": "0.0",
+    "loss.decoded_prototype_classification": "0.0",
     "loss.cycle": "0.0",
     "loss.diversity": "0.0",
 }
@@ -49,11 +49,11 @@ CHANGES: dict[str, dict[str, str]] = {
     "no-r1": {"loss.r1": "0.0"},
     "no-r2": {"loss.r2": "0.0"},
     "no-r1-r2": {"loss.r1": "0.0", "loss.r2": "0.0"},
-    "no-prototype-class": {"loss.prototype_classification": "0.0"},
+    "no-prototype-class": {"loss.decoded_prototype_classification": "0.0"},
     "no-cycle": {"loss.cycle": "0.0"},
     "no-diversity": {"loss.diversity": "0.0"},
     "no-prototype-terms": {
-        "loss.prototype_classification": "0.0",
+        "loss.decoded_prototype_classification": "0.0",
         "loss.cycle": "0.0",
         "loss.diversity": "0.0",
     },

@@ -27,7 +27,7 @@ def test_rows_differ_from_the_tables_in_the_terms_for_explanations_only() -> Non
         after = flatten(experiment.model_dump())
         assert {key: value for key, value in after.items() if value != before[key]} == {
             "model.project": "False",
-            "loss.prototype_classification": "0.0",
+            "loss.decoded_prototype_classification": "0.0",
             "loss.cycle": "0.0",
             "loss.diversity": "0.0",
         }

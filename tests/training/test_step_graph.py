@@ -41,7 +41,10 @@ def test_recorded_steps_train_as_eager_ones_do(optimizer: str) -> None:
         dataset="mnist",
         augment=AugmentConfig(elastic_alpha=20, shift=1, flip=True),
         loss=LossConfig(
-            cycle=1.0, prototype_classification=1.0, diversity=0.1, prototype_start=0.5
+            cycle=1.0,
+            decoded_prototype_classification=1.0,
+            diversity=0.1,
+            decoded_prototype_start=0.5,
         ),
         optimizer=OptimizerConfig.model_validate({"name": optimizer, "averaging": 0.9}),
         epochs=4,

@@ -184,7 +184,7 @@ def test_shuffle_momentum_averaging_and_clipping_are_used(tmp_path: Path) -> Non
         "muon": {"optimizer": {**sgd, "name": "muon"}},
         "reconstruction share": {"loss": {"reconstruction_share": 0.5}},
         "cycle": {"loss": {"cycle": 1.0}},
-        "prototype classification": {"loss": {"prototype_classification": 1.0}},
+        "prototype classification": {"loss": {"decoded_prototype_classification": 1.0}},
         "diversity": {"loss": {"diversity": 1.0}},
     }
     case_base = fit(trainer(Experiment.model_validate(base)), tmp_path / "base.pt", 1)
@@ -293,14 +293,14 @@ def test_partly_projected_prototypes_go_until_a_case_of_their_class_is_the_neare
         network.prototypes.copy_(start)
     codes = torch.stack([torch.full((40,), v) for v in (0.0, 1.45, 5.1)])
     labels = torch.tensor([0, 1, 1])  # for prototype 0, a case of class 1 is nearer than its own
-    assert network.project_prototypes(codes, labels, partly=True).tolist() == [0, 2]
+    assert network.project_prototypes(codes, labels, until_class_nearest=True).tolist() == [0, 2]
     # The two cases are as near at 0.725; the first step of 5 % beyond that:
     torch.testing.assert_close(network.prototypes[0], torch.full((40,), 0.7))
     assert torch.equal(network.prototypes[1], start[1])
 
 
 def test_the_partly_projected_network_is_kept_beside_the_one_before(tmp_path: Path) -> None:
-    model = EXPERIMENT.model.model_copy(update={"project": "partly"})
+    model = EXPERIMENT.model.model_copy(update={"project": "until_class_nearest"})
     result = fit(trainer(EXPERIMENT.model_copy(update={"model": model})), tmp_path / "t.pt", 1)
     before = result.unprojected
     assert before is not None

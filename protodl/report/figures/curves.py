@@ -24,7 +24,7 @@ from protodl.report.figures.page import (
     styled,
 )
 
-TERM_WORDS = {"loss": "weighted sum", "prototype_classification": "prototype class"}
+TERM_WORDS = {"loss": "weighted sum", "decoded_prototype_classification": "prototype class"}
 TERM_COLOURS = {"classification": BLUE, "reconstruction": GREEN, "r1": ORANGE, "r2": PURPLE}
 SPARE_COLOURS = (SKY, "#882255", "#44AA99", "#999933", "#332288")
 DARK_ORANGE = "#B37A00"  # for words, which are too pale in ORANGE
