@@ -128,14 +128,14 @@ def cost(seeds: Sequence[Seed], address: str) -> Cost:
     return Cost(wall, processor, last[2] - quarter[2])
 
 
-def sleeps(_request: Request, _data: Any, _checkpoint: bytes) -> Iterator[Word]:
+def sleeps(_request: Request, *_files: Any) -> Iterator[Word]:
     """A training that needs no processor."""
     yield Word(os.getpid())
     time.sleep(SLEEP_SECONDS)
-    yield from does_nothing(_request, _data, _checkpoint)
+    yield from does_nothing(_request)
 
 
-def does_nothing(_request: Request, _data: Any, _checkpoint: bytes) -> Iterator[Word]:
+def does_nothing(_request: Request, *_files: Any) -> Iterator[Word]:
     """A training that is over at once."""
     yield Word(os.getpid(), files={"log.json": b"{}"})
 

@@ -91,7 +91,7 @@ def train_row(options: argparse.Namespace) -> None:
         TrainingError: seeds diverged; the others are kept.
     """
     params = load_params(options.params)
-    row = Row.load(options.row, params, options.data, closure(SCRIPT))
+    row = Row.load(options.row, params, options.data, options.teacher, closure(SCRIPT))
     logs: list[SeedLog] = []
     kept: list[SeedLog] = []
     diverged: list[str] = []
@@ -118,6 +118,7 @@ OPTIONS = {
     "row": "key of experiments in params.yaml",
     "--params": "params.yaml",
     "--data": "train.pt of the data set",
+    "--teacher": "what the data set's teacher answers",
     "--models": "folder for seed-<s>.pt",
     "--logs": "folder for seed-<s>.json",
     "--curves": "CSV of the learning curves",

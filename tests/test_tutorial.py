@@ -24,7 +24,7 @@ from tests.pipeline.project import Project, stages_run
 
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 ROW, SHAPES = "my-shapes", ("circle", "square", "triangle")
-DATA_STAGES = {"download@shapes", "judge@shapes"}
+DATA_STAGES = {"download@shapes", "judge@shapes", "teacher@shapes"}
 
 
 class Followed(NamedTuple):

@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from protodl.core.dataset_config import PUBLISHED, DatasetConfig, Datasets, PathText, Seed
-from protodl.core.experiment_config import Count, Experiment, JudgeConfig, Recipe, RecipeName
+from protodl.core.experiment_config import (
+    Count,
+    Experiment,
+    JudgeConfig,
+    Recipe,
+    RecipeName,
+    TeacherConfig,
+)
 from protodl.core.mistakes import (
     Section,
     explain,
@@ -24,7 +31,7 @@ from protodl.core.params_file import base_of, on_base, read_file, resolved_rows
 MOST_THREADS = 1024
 
 # Folders below models/ that are not a row's, and the alias in MLflow that each data set has.
-RESERVED_ROW_NAMES = ("judges", "references", "champion")
+RESERVED_ROW_NAMES = ("judges", "teachers", "references", "champion")
 LONGEST_ROW_NAME = 200  # a row names files: at most 255 characters with what is added to it
 
 
@@ -84,6 +91,7 @@ class Params(Section):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     judge: JudgeConfig = JudgeConfig()
+    teacher: TeacherConfig = TeacherConfig()
     datasets: Datasets = PUBLISHED
     defaults: Recipe = Recipe()
     recipes: dict[RecipeName, Recipe] = Field(default_factory=dict)

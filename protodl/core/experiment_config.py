@@ -107,6 +107,8 @@ class LossConfig(Section):
     decoded_prototype_classification: Weight = 0.0
     cycle: Weight = 0.0
     diversity: Weight = 0.0
+    distillation: Weight = 0.0  # of a teacher's answers
+    temperature: Annotated[float, Field(gt=0, le=1e3)] = 2.0  # by which these are softened
     decoded_prototype_start: float = Field(
         default=0.2, ge=0, lt=1
     )  # share of training without these two
@@ -150,6 +152,14 @@ class JudgeConfig(Section):
     lr: Rate = 5e-3
     batch_size: Count = 125
     seed: Seed = 0
+
+
+class TeacherConfig(JudgeConfig):
+    """The classifier of each data set whose answers the rows may learn from."""
+
+    epochs: Count = 8
+    width: Annotated[int, Field(ge=1, le=1024)] = 32  # channels of its first maps
+    seed: Seed = 1
 
 
 class Recipe(Section):

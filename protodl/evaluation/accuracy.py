@@ -20,7 +20,8 @@ class Evaluation:
 
     predictions: Tensor  # (N,)
     # Accuracy, loss and its unweighted terms: r1 over all N codes, the others means over images or
-    # prototypes. Without the decoder no loss, and of the terms those that need none.
+    # prototypes; what a teacher says is left out. Without the decoder no loss, and of the terms
+    # those that need none.
     metrics: dict[str, float]
 
     @property
@@ -42,7 +43,8 @@ def evaluate(
     `decode=False` is for accuracy alone: it leaves out the decoder and all terms that training does
     not always compute.
     """
-    names = [name for name, term in TERMS.items() if decode or term.when == "always"]
+    able = [name for name, term in TERMS.items() if term.when != "taught"]
+    names = [name for name in able if decode or TERMS[name].when == "always"]
     averaged = [name for name in names if not TERMS[name].whole]
     sums = torch.zeros(len(averaged), dtype=torch.float64, device=device)
     outputs: list[NetworkOutput] = []

@@ -34,6 +34,7 @@ class LossInputs:
     labels: Tensor  # (N,) class indices
     weights: LossConfig
     chosen: Tensor | None = None  # (S,) indices of the prototypes that are decoded, if any
+    taught: Tensor | None = None  # (N, K) a teacher's logits for the images, if it is asked
 
     @cached_property
     def prototypes(self) -> Tensor:
@@ -60,7 +61,8 @@ class Term:
     """
 
     compute: Callable[[LossInputs], Tensor]
-    when: Literal["always", "weighted", "prototypes decoded"] = "weighted"  # weighted: λ > 0
+    # weighted: λ > 0; taught: that, and there are a teacher's logits, which validation has not.
+    when: Literal["always", "weighted", "prototypes decoded", "taught"] = "weighted"
     # An evaluation computes it once for all images of a split, not as a mean over batches.
     whole: bool = False
 
@@ -82,6 +84,9 @@ TERMS: dict[str, Term] = {
         lambda x: cycle(x.prototype_output.codes, x.prototypes), "prototypes decoded", whole=True
     ),
     "diversity": Term(lambda x: diversity(x.network.prototypes), whole=True),
+    "distillation": Term(
+        lambda x: distillation(x.output.logits, x.taught, x.weights.temperature), "taught"
+    ),
 }
 
 
@@ -99,6 +104,7 @@ def training_terms(inputs: LossInputs) -> dict[str, Tensor]:
         if term.when == "always"
         or (term.when == "weighted" and getattr(inputs.weights, name) > 0)
         or (term.when == "prototypes decoded" and inputs.chosen is not None)
+        or (term.when == "taught" and inputs.taught is not None)
     ]
     zero = inputs.output.logits.new_zeros(())
     return dict.fromkeys(TERMS, zero) | compute_terms(inputs, names)
@@ -112,8 +118,8 @@ def compute_terms(inputs: LossInputs, names: Collection[str]) -> dict[str, Tenso
 
 
 def weighted(terms: Mapping[str, Value], weights: LossConfig) -> list[Value]:
-    """λ_t · term_t of each term, in the order of `TERMS`."""
-    return [getattr(weights, name) * terms[name] for name in TERMS]
+    """λ_t · term_t of each term that is there, in the order of `TERMS`."""
+    return [getattr(weights, name) * terms[name] for name in TERMS if name in terms]
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
@@ -188,3 +194,15 @@ def diversity(prototypes: Tensor) -> Tensor:
     nearest = exact_distances(held, held).fill_diagonal_(torch.inf).argmin(dim=1)
     gaps = _NORMS["l2"](prototypes - prototypes[nearest])
     return -gaps.clamp_min(SMALLEST_GAP).log().mean()
+
+
+def distillation(logits: Tensor, taught: Tensor | None, temperature: float) -> Tensor:
+    """-T²/N Σ_n Σ_k softmax(t_n / T)_k log softmax(z_n / T)_k, logits z and a teacher's t (N, K).
+
+    What the teacher takes an image for besides its class says more than the label does (Hinton,
+    Vinyals, Dean 2015, "Distilling the knowledge in a neural network"). With T² gradients keep
+    their size whatever the temperature T is.
+    """
+    assert taught is not None
+    wanted = F.softmax(taught / temperature, dim=1)
+    return temperature**2 * F.cross_entropy(logits / temperature, wanted)

@@ -93,6 +93,7 @@ def demo_params(params: Params) -> str:
     data["seeds"] = params.seeds[:1]
     data["data"]["source"] = "sample"
     data["training"]["validation_size"] = VALIDATION_SIZE
+    data["teacher"] |= {"epochs": 1, "width": 4}  # of so few images it would learn too little
     for row, short in data["experiments"].items():
         _shorten(short, params.experiments[row])
     return yaml.safe_dump(data, sort_keys=False)
@@ -109,6 +110,8 @@ def _shorten(row: dict[str, Any], experiment: Experiment) -> None:
     row["epochs"] = min(experiment.epochs, 1 if large else 2 if hopeless else 20)
     row["batch_size"] = min(experiment.batch_size, 40)
     row["augment"]["elastic_alpha"] = 0
+    row["loss"]["distillation"] = 0.0
+    row["loss"]["classification"] = 20.0
     if experiment.dataset == "mnist":
         row["loss"]["reconstruction"] = 1.0
 

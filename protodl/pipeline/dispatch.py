@@ -157,9 +157,6 @@ class Queue:
 
     def _begin(self, seed: Seed, node: str) -> Running | None:
         """Start a seed from its checkpoint; None where another process has it or had it."""
-        import numpy as np
-        import ray
-
         seed.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(seed.folder / "lock", blocking=False)
         try:
@@ -173,8 +170,6 @@ class Queue:
             lock.release()
             self._end(seed, End.FINISHED)
             return None
-        if seed.data not in self._data:
-            self._data[seed.data] = ray.put(np.fromfile(seed.data, np.uint8))
         checkpoint = seed.folder / CHECKPOINT
         before = checkpoint.read_bytes() if checkpoint.exists() else b""
         task = self._task.options(
@@ -182,7 +177,18 @@ class Queue:
             num_returns="streaming",
             max_retries=0,  # a new try begins where the last one was, which only this side knows
         )
-        return Running(seed, node, task.remote(seed.request, self._data[seed.data], before), lock)
+        files = (self._stored(path) for path in (seed.data, seed.teacher))
+        return Running(seed, node, task.remote(seed.request, *files, before), lock)
+
+    def _stored(self, path: Path) -> Any:
+        """A file in Ray's object store, once for all trainings; empty where there is none."""
+        import numpy as np
+        import ray
+
+        if path not in self._data:
+            content = np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
+            self._data[path] = ray.put(content)
+        return self._data[path]
 
     def _listen(self) -> None:
         """Take what the trainings say and what they bring."""

@@ -1,7 +1,8 @@
 """How long a run will take, from the records of the last one."""
 
 import json
-from collections.abc import Iterable, Sequence, Sized
+import math
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 
 from protodl.core.config import Params
@@ -10,14 +11,14 @@ from protodl.core.training_log import ResultsError, SeedLog
 from protodl.report.tables import format_seconds
 
 ROWS = Path("results/rows")  # where dvc.yaml puts what is measured of each row
-JUDGES = Path("results/judges")
+CLASSIFIERS = {"judge": Path("results/judges"), "teacher": Path("results/teachers")}
 BESIDE = {"full": 45.0, "sample": 15.0}  # seconds of a row beside its training, by data.source
 
 
 def describe_expectation(
     root: Path,
     params: Params,
-    judged: Sequence[str],
+    classifiers: Mapping[str, Sequence[str]],
     todo: Sequence[str],
     trained: Sequence[str],
     workers: int = 1,
@@ -27,23 +28,26 @@ def describe_expectation(
     Args:
         root: folder with the records.
         params: params.yaml.
-        judged: data sets whose independent classifier is trained.
+        classifiers: of each data set those that are trained, `judge` or `teacher`.
         todo: rows that are trained, measured or drawn.
         trained: those of them that are trained.
         workers: rows in parallel.
     """
-    if not (judged or todo):
+    if not (classifiers or todo):
         return "expected time: under a minute, no training has changed"
     beside = BESIDE[params.data.source]
-    judges = [judge_seconds(root, params, name) for name in judged]
+    before = [
+        _sum(classifier_seconds(root, params, kind, name) for kind in kinds)
+        for name, kinds in classifiers.items()
+    ]
     rows = [training_seconds(root, params, row) if row in trained else 0.0 for row in todo]
-    first = [seconds for seconds in judges if seconds is not None]
+    first = [seconds for seconds in before if seconds is not None]
     then = [seconds + beside for seconds in rows if seconds is not None]
     total = makespan(first, workers) + makespan(then, workers)
-    recorded = zip((*judged, *todo), (*judges, *rows), strict=True)
+    recorded = zip((*classifiers, *todo), (*before, *rows), strict=True)
     unknown = [name for name, seconds in recorded if seconds is None]
     several = f", {workers} at a time" if workers > 1 else ""
-    what = _work(params, judged, todo, trained) + _elsewhere(root, trained)
+    what = _work(params, classifiers, todo, trained) + _elsewhere(root, trained)
     names = ", ".join(unknown)
     if not total:
         return f"expected time: unknown, nothing is recorded yet of {names}{several} ({what})"
@@ -51,10 +55,10 @@ def describe_expectation(
     return text + (f"; not recorded yet and on top of that: {names}" if unknown else "")
 
 
-def _work(params: Params, judged: Sized, todo: Sized, trained: Sized) -> str:
+def _work(params: Params, classifiers: Sized, todo: Sized, trained: Sized) -> str:
     parts = []
-    if judged:
-        parts.append(f"independent classifiers of {_count(judged, 'data set')}")
+    if classifiers:
+        parts.append(f"classifiers of {_count(classifiers, 'data set')}")
     if trained:
         seeds = _count(params.seeds, "seed")
         parts.append(f"training of {_count(trained, 'row')}, {seeds} each")
@@ -76,11 +80,18 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
     return max(free)
 
 
-def judge_seconds(root: Path, params: Params, dataset: str) -> float | None:
-    """Seconds to train the independent classifier of a data set; None without a record."""
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    known = [each if each is not None else math.nan for each in seconds]
+    return None if math.isnan(total := sum(known)) else total
+
+
+def classifier_seconds(root: Path, params: Params, kind: str, dataset: str) -> float | None:
+    """Seconds to train a data set's judge or teacher; None without a record."""
+    epochs = {"judge": params.judge, "teacher": params.teacher}[kind].epochs
     try:
-        found = json.loads((root / JUDGES / f"{dataset}.json").read_text(encoding="utf-8"))
-        return float(found["train_seconds"]) / int(found["num_epochs"]) * params.judge.epochs
+        path = root / CLASSIFIERS[kind] / f"{dataset}.json"
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return float(found["train_seconds"]) / int(found["num_epochs"]) * epochs
     except (OSError, KeyError, TypeError, ValueError):
         return None
 

@@ -71,7 +71,7 @@ class _Pool:
         context = get_context("spawn")
         words, told = context.Pipe(duplex=False)
         variables = {**seed.request.variables, **self._environments[place]}
-        arguments = (seed.request, variables, seed.data, seed.folder, told)
+        arguments = (seed.request, variables, seed.data, seed.teacher, seed.folder, told)
         process = context.Process(target=train_process, args=arguments, daemon=True)
         process.start()
         told.close()

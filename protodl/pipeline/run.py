@@ -17,13 +17,14 @@ from protodl.core.errors import ProtodlError
 from protodl.core.limits import free_memory
 from protodl.core.machine import project_root
 from protodl.core.training_log import Means, ResultsError
-from protodl.pipeline.forecast import ROWS as ROWS
 from protodl.pipeline.forecast import (
+    CLASSIFIERS,
     describe_expectation,
     epoch_seconds,
     read_logs,
     training_seconds,
 )
+from protodl.pipeline.forecast import ROWS as ROWS
 from protodl.pipeline.quiet_dvc import LOCKED
 from protodl.pipeline.shares import worker_environments, workers_in_memory
 from protodl.pipeline.workers import Job, Workers, end_in_words
@@ -32,7 +33,7 @@ from protodl.report.tables import results_table
 
 MODELS = Path("models")
 ROW_STAGES = ("train", "evaluate", "prototypes")
-DATA_STAGES = ("download", "judge")  # one for each data set, before the rows
+DATA_STAGES = ("download", *CLASSIFIERS)  # one for each data set, before the rows
 FOLDERS, REPORT = "folders", "report"  # stages: looks for changes in folders of images; the table
 ENDING_SECONDS = 5.0  # until what a killed `protodl run` had started has noticed that and ended
 ACCURACIES = {"test_accuracy": "test accuracy", "validation_accuracy": "validation accuracy"}
@@ -73,7 +74,7 @@ def run_pipeline(
     params = check_params(Path(os.path.relpath(root / "params.yaml")))
     plan = _plan(root, params, rows or list(params.experiments), row_stages, fresh)
     expected = expected or describe_expectation(
-        root, params, plan.judged, plan.todo, plan.trained, workers
+        root, params, plan.classifiers, plan.todo, plan.trained, workers
     )
     print(expected, flush=True)
     if _prepare_data(root, params, plan, workers) and len(plan.trained) < len(plan.rows):
@@ -102,9 +103,13 @@ class Plan:
     changed: set[str]  # stages, by their full names
 
     @property
-    def judged(self) -> list[str]:
-        """Data sets whose independent classifier is trained."""
-        return [name for name in self.datasets if f"judge@{name}" in self.changed]
+    def classifiers(self) -> dict[str, list[str]]:
+        """Which of a data set's classifiers are trained, `judge` or `teacher`."""
+        found = {
+            name: [kind for kind in CLASSIFIERS if f"{kind}@{name}" in self.changed]
+            for name in self.datasets
+        }
+        return {name: kinds for name, kinds in found.items() if kinds}
 
     @property
     def todo(self) -> list[str]:

@@ -15,6 +15,7 @@ from protodl.training.away import Request
 from protodl.training.row import FINISHED, Row
 
 SCRIPT = "stages/train.py"  # whose sources a fingerprint holds
+TEACHERS = Path("models/teachers")
 GPU_VARIABLE = "PROTODL_GPU_SHARE"  # of a GPU, for each training
 LEAST_SHARE = 0.01
 # They choose how a processor computes, so that nodes must obey the same ones.
@@ -27,6 +28,7 @@ class Seed:
 
     request: Request
     data: Path  # its train.pt
+    teacher: Path  # what its data set's teacher answers
     folder: Path  # its place in the checkpoint store
     epochs: int
     epoch: int = 0  # the last one that is in the store
@@ -49,8 +51,10 @@ def seeds_of(project: Path, params: Params, rows: Sequence[str]) -> Iterator[See
     """
     sources, revision = closure(SCRIPT), {"git_revision": git_revision()}
     for name in rows:
-        data = project / "data" / params.experiment(name).dataset / "train.pt"
-        row = Row.load(name, params, data, sources)
+        dataset = params.experiment(name).dataset
+        data = project / "data" / dataset / "train.pt"
+        teacher = project / TEACHERS / f"{dataset}.pt"
+        row = Row.load(name, params, data, teacher, sources)
         runtime = row.runtime
         # What `auto` is here: a node with a GPU too many would train something else.
         settings = {"device": runtime.device.type, "threads": runtime.threads}
@@ -62,7 +66,7 @@ def seeds_of(project: Path, params: Params, rows: Sequence[str]) -> Iterator[See
                 name, seed, there, fingerprint, sources, revision, _variables(runtime.threads)
             )
             folder = project / CHECKPOINTS / fingerprint
-            yield Seed(request, data, folder, row.experiment.epochs)
+            yield Seed(request, data, teacher, folder, row.experiment.epochs)
 
 
 def resources(params: Params) -> dict[str, float]:

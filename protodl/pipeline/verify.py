@@ -50,6 +50,11 @@ class Recorded:
         return self.params.experiment(self.row).dataset
 
     @property
+    def teacher(self) -> Path:
+        """What the teacher of the data set answers."""
+        return self.root / MODELS / "teachers" / f"{self.dataset}.pt"
+
+    @property
     def judge(self) -> Path:
         """The weights of the data set's independent classifier."""
         return self.root / MODELS / "judges" / f"{self.dataset}.pt"
@@ -262,7 +267,8 @@ def _train(recorded: Recorded, log: SeedLog, models: Path) -> Comparison:
     """Train a seed again, its networks into `models`; compares its learning curves."""
     words = f"training seed {log.seed} of {log.row}; it took {log.train_seconds / 60:.1f} min then"
     print(words, file=sys.stderr, flush=True)
-    row = Row.load(log.row, recorded.params_of(log), recorded.data("train"), ())
+    files = recorded.data("train"), recorded.teacher
+    row = Row.load(log.row, recorded.params_of(log), *files, ())
     with tempfile.TemporaryDirectory() as store:
         result = row.fit(log.seed, Path(store), Hooks())
         for name, ending in (("network.pt", ""), ("unprojected.pt", "-unprojected")):

@@ -88,13 +88,17 @@ def describe_machine(variables: Mapping[str, str], sources: Sequence[str]) -> di
 
 
 def train_away(
-    request: Request, data: "npt.NDArray[np.uint8]", checkpoint: bytes
+    request: Request,
+    data: "npt.NDArray[np.uint8]",
+    teacher: "npt.NDArray[np.uint8]",
+    checkpoint: bytes,
 ) -> Iterator[Word]:
     """Train one seed; the last word has the files of a finished one, the log at the end.
 
     Args:
         request: the seed.
         data: the bytes of its train.pt.
+        teacher: those of what its teacher answers; none where it does not learn from one.
         checkpoint: where it goes on; empty: from the start.
 
     Raises:
@@ -107,7 +111,7 @@ def train_away(
     unheard = Event()
     # A thread, because a training calls and does not yield.
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(_train, request, data, checkpoint, words, unheard)
+        training = pool.submit(_train, request, data, teacher, checkpoint, words, unheard)
         training.add_done_callback(lambda _: words.put(None))
         try:
             while word := words.get():
@@ -120,6 +124,7 @@ def train_away(
 def _train(
     request: Request,
     data: "npt.NDArray[np.uint8]",
+    teacher: "npt.NDArray[np.uint8]",
     checkpoint: bytes,
     words: "SimpleQueue[Word | None]",
     unheard: Event,
@@ -145,9 +150,11 @@ def _train(
             say()
 
     with scratch_folder(Path(tempfile.gettempdir()) / f"protodl-{request.fingerprint}") as folder:
-        (folder / "train.pt").write_bytes(data.data)
-        row = Row.load(request.row, request.params, folder / "train.pt", request.sources)
-        (folder / "train.pt").unlink()  # a kill would leave it behind
+        images, answers = folder / "train.pt", folder / "teacher.pt"
+        images.write_bytes(data.data)
+        answers.write_bytes(teacher.data)
+        row = Row.load(request.row, request.params, images, answers, request.sources)
+        images.unlink()  # a kill would leave it behind
         if row.fingerprint(request.seed) != request.fingerprint:
             raise OtherMachineError(f"{row.runtime} is not what the asking machine trains with")
         if checkpoint:

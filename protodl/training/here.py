@@ -28,7 +28,12 @@ class Failure(NamedTuple):
 
 
 def train_process(
-    request: Request, variables: Mapping[str, str], data: Path, folder: Path, words: Connection
+    request: Request,
+    variables: Mapping[str, str],
+    data: Path,
+    teacher: Path,
+    folder: Path,
+    words: Connection,
 ) -> None:
     """What the process does: train, with each epoch and a failure told through `words`."""
     os.environ.update(variables)
@@ -38,13 +43,15 @@ def train_process(
 
     try:
         with alone_in(folder, request.title):
-            train_here(request, data, folder, words)
+            train_here(request, data, teacher, folder, words)
     except (ProtodlError, OSError, MemoryError, RuntimeError) as error:
         text = str(error).partition("\n")[0] or type(error).__name__
         words.send(Failure(text, isinstance(error, TrainingError)))
 
 
-def train_here(request: Request, data: Path, folder: Path, words: Connection) -> None:
+def train_here(
+    request: Request, data: Path, teacher: Path, folder: Path, words: Connection
+) -> None:
     """Train one seed in its folder of the checkpoint store, unless it is finished there.
 
     Raises:
@@ -58,7 +65,7 @@ def train_here(request: Request, data: Path, folder: Path, words: Connection) ->
 
     start_ms = time.time_ns() // 1_000_000
     if not (folder / FINISHED).exists():
-        row = Row.load(request.row, request.params, data, request.sources)
+        row = Row.load(request.row, request.params, data, teacher, request.sources)
         result = row.fit(request.seed, folder, Hooks(on_epoch=on_epoch))
         facts = row.facts(request.seed, request.environment)
         seed_log(facts, result, start_ms, NO_RUN).write(folder / FINISHED)

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from protodl.core.config import Params, TrainingConfig
 from protodl.core.experiment_config import Experiment
@@ -19,6 +20,7 @@ from protodl.core.sources import ROOT
 from protodl.core.training_log import SeedFacts, SeedLog
 from protodl.data.datasets import Split, info_of, load_training
 from protodl.network.checkpoint import save_network
+from protodl.network.teacher import load_answers
 from protodl.training.prototypes import build_network
 from protodl.training.trainer import FitResult, Hooks, Trainer, fit
 
@@ -38,16 +40,41 @@ class Row:
     train: Split
     validation: Split
     data_digest: str
+    taught: Tensor | None  # (N, K) the teacher's logits for the training images, where it is asked
+    teacher_digest: str
     sources: Sequence[str]  # files whose change makes another training, relative to the project
 
     @classmethod
-    def load(cls, name: str, params: Params, data: Path, sources: Sequence[str]) -> "Row":
-        """Prepare the machine and read the images of the file `data`."""
-        settings = params.training
+    def load(
+        cls, name: str, params: Params, data: Path, teacher: Path, sources: Sequence[str]
+    ) -> "Row":
+        """Prepare the machine and read the images of the file `data`.
+
+        Args:
+            name: key of experiments.
+            params: params.yaml.
+            data: train.pt of the data set.
+            teacher: what its teacher says of them; read by a row that learns from it.
+            sources: of a training.
+
+        Raises:
+            CheckpointError, DatasetError, ConfigError: a file is damaged, or does not fit.
+        """
+        settings, experiment = params.training, params.experiment(name)
         train, validation = load_training(data, settings)
-        digest = hashlib.md5(data.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC's
-        experiment, runtime = params.experiment(name), prepare_machine(settings)
-        return cls(name, experiment, settings, runtime, train, validation, digest, sources)
+        asked = experiment.loss.distillation > 0
+        return cls(
+            name=name,
+            experiment=experiment,
+            settings=settings,
+            runtime=prepare_machine(settings),
+            train=train,
+            validation=validation,
+            data_digest=_digest(data),
+            taught=load_answers(teacher, train) if asked else None,
+            teacher_digest=_digest(teacher) if asked else "",
+            sources=sources,
+        )
 
     def fingerprint(self, seed: int) -> str:
         """Hash of everything that a seed's outcome depends on."""
@@ -63,6 +90,7 @@ class Row:
             "torch": torch.__version__,
             "seed": seed,
         }
+        facts |= {"teacher": self.teacher_digest} if self.teacher_digest else {}
         return fingerprint(facts, self.sources, ROOT)
 
     def facts(self, seed: int, environment: Mapping[str, str]) -> SeedFacts:
@@ -88,12 +116,18 @@ class Row:
             TrainingError, CheckpointError: as `protodl.training.trainer.fit`.
         """
         network = build_network(self.experiment, self.train, seed)
-        trainer = Trainer(network, self.train, self.validation, self.experiment, self.runtime, seed)
+        trainer = Trainer(
+            network, self.train, self.validation, self.experiment, self.runtime, seed, self.taught
+        )
         result = fit(trainer, folder / CHECKPOINT, self.settings.checkpoint_every, hooks)
         save_network(result.network, folder / "network.pt")
         if result.unprojected is not None:
             save_network(result.unprojected, folder / "unprojected.pt")
         return result
+
+
+def _digest(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC's
 
 
 def fingerprint(facts: Mapping[str, Any], sources: Iterable[str], root: Path) -> str:

@@ -78,6 +78,7 @@ class Trainer:
     experiment: Experiment
     runtime: Runtime
     seed: int
+    taught: Tensor | None = None  # (N, K) a teacher's logits for the training images
     history: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -85,6 +86,7 @@ class Trainer:
         device = self.runtime.device
         self.network.to(device).to(memory_format=self.runtime.memory_format)
         self.train = Split(self.train.images.to(device), self.train.labels.to(device))
+        self.taught = None if self.taught is None else self.taught.to(device)
         recorded = self.runtime.cuda_graph
         self.optimizers = build_optimizers(self.network, self.experiment.optimizer, recorded)
         averaging = self.experiment.optimizer.averaging > 0
@@ -204,6 +206,7 @@ class Trainer:
         images = augmented(self.train.images[batch], experiment.augment, self.augment_generator)
         labels = self.train.labels[batch]
         chosen = self._choose_prototypes() if decode_prototypes else None
+        taught = None if self.taught is None else self.taught[batch]
         weights = experiment.loss
         # A graph must not find a cast that was made outside of it.
         with torch.autocast(
@@ -215,7 +218,7 @@ class Trainer:
             decoded = max(1, round(weights.reconstruction_share * len(images)))
             output = self.network(images, decode=decoded if weights.reconstruction else 0)
             terms = training_terms(
-                LossInputs(self.network, output, images, labels, weights, chosen)
+                LossInputs(self.network, output, images, labels, weights, chosen, taught)
             )
         loss = torch.stack(weighted(terms, weights)).sum()
         self._optimise(loss, decay)

@@ -1,6 +1,7 @@
 """Loss terms against numbers worked out by hand, and the published variants by name."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from protodl.network.losses import (
     LossInputs,
     classification,
     cycle,
+    distillation,
     diversity,
     r1,
     r2,
@@ -57,7 +59,7 @@ def test_no_softmax_stands_before_the_cross_entropy() -> None:
 
 
 def test_terms_are_weighted_by_the_names_of_the_configuration() -> None:
-    sizes = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
+    sizes = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7)
     weights = LossConfig(
         classification=2,
         reconstruction=3,
@@ -66,8 +68,9 @@ def test_terms_are_weighted_by_the_names_of_the_configuration() -> None:
         decoded_prototype_classification=6,
         cycle=7,
         diversity=8,
+        distillation=9,
     )
-    assert sum(weighted(dict(zip(TERMS, sizes, strict=True)), weights)) == 8765432
+    assert sum(weighted(dict(zip(TERMS, sizes, strict=True)), weights)) == 98765432
     assert set(TERMS) < set(LossConfig.model_fields)
 
 
@@ -91,6 +94,30 @@ def test_terms_of_a_batch() -> None:
     with_diversity = inputs(2, LossConfig(diversity=1.0))
     found = training_terms(with_diversity)["diversity"]
     assert found == diversity(with_diversity.network.prototypes)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_distillation_is_the_divergence_from_the_teacher_but_for_a_constant(
+    temperature: float,
+) -> None:
+    logits, taught = torch.randn(2, 6, 10, generator=torch.Generator().manual_seed(1))
+    logits.requires_grad_()
+    wanted = (taught / temperature).softmax(1)
+    divergence = F.kl_div((logits / temperature).log_softmax(1), wanted, reduction="batchmean")
+    entropy = -(wanted * wanted.log()).sum(1).mean()
+    found = distillation(logits, taught, temperature)
+    torch.testing.assert_close(found, temperature**2 * (divergence + entropy))
+    (gradient,) = torch.autograd.grad(found, logits)
+    expected = temperature * ((logits / temperature).softmax(1) - wanted) / len(logits)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_only_a_row_that_is_taught_has_the_term() -> None:
+    batch = inputs(2, LossConfig(distillation=2.0, temperature=3.0))
+    assert training_terms(batch)["distillation"] == 0
+    taught = torch.randn(2, 3)
+    found = training_terms(replace(batch, taught=taught))["distillation"]
+    assert found == distillation(batch.output.logits, taught, 3.0)
 
 
 def test_only_decoded_images_count_in_the_reconstruction_term() -> None:

@@ -24,6 +24,7 @@ seeds: [0]
 data: {source: sample}
 training: {validation_size: 400, pictures_every: 1}
 judge: {epochs: 1}
+teacher: {epochs: 1, width: 4}
 defaults: {epochs: 3}
 datasets: {mnist: {torchvision: MNIST}, cifar10: {torchvision: CIFAR10}}
 recipes: {mnist: {}, cifar10: {}, paper: {}, port: {}}

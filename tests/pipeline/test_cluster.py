@@ -199,13 +199,16 @@ def test_seeds_are_taken_one_by_one_and_their_listener_ends_one(
 
 
 def fails_with_seed_1(
-    request: Request, data: "npt.NDArray[np.uint8]", checkpoint: bytes
+    request: Request,
+    data: "npt.NDArray[np.uint8]",
+    teacher: "npt.NDArray[np.uint8]",
+    checkpoint: bytes,
 ) -> Iterator[Word]:
     """What `train_away` is replaced by."""
     if request.seed == 1:
         yield Word(os.getpid())
         raise RuntimeError("bad memory")
-    yield from train_away(request, data, checkpoint)
+    yield from train_away(request, data, teacher, checkpoint)
 
 
 @pytest.mark.faults
@@ -276,9 +279,7 @@ def _five(stage: Stage) -> list[Seed]:
     return list(seeds_of(stage.folder, params, ["a-row"]))
 
 
-def says_what_it_has(
-    _request: Request, _data: "npt.NDArray[np.uint8]", _checkpoint: bytes
-) -> Iterator[Word]:
+def says_what_it_has(_request: Request, *_files: "npt.NDArray[np.uint8] | bytes") -> Iterator[Word]:
     """What `train_away` is replaced by."""
     import ray
 

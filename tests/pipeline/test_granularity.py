@@ -31,6 +31,7 @@ PARAMS: dict[str, Any] = {
     "data": {"source": "sample"},
     "training": {"validation_size": 400},
     "judge": {"epochs": 1},
+    "teacher": {"epochs": 1, "width": 4},
     "datasets": {"mnist": {"torchvision": "MNIST"}, "cifar10": {"torchvision": "CIFAR10"}},
     "defaults": {"epochs": 1, "loss": {"r1": 1.0}},
     "recipes": {name: {"loss": {"r2": 1.0}} for name in ("mnist", "cifar10", "paper", "port")},
@@ -136,7 +137,7 @@ def test_a_seed_is_trained_again_only_where_its_row_resolves_to_something_else(
             section[key] = new
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(data))
         params = load_params(tmp_path / "params.yaml")
-        loaded = Row.load("one", params, images, sources=[])
+        loaded = Row.load("one", params, images, images, sources=[])
         found.append(loaded.fingerprint(0))
     assert (found[0] == found[1]) == same
 

@@ -31,11 +31,12 @@ seeds: [0, 1]
 data: {source: sample}
 training: {validation_size: 400, pictures_every: 1}
 judge: {epochs: 1}
+teacher: {epochs: 1, width: 4}
 datasets: {mnist: {torchvision: MNIST}}
 recipes: {mnist: {}, paper: {}, port: {}}
 defaults: {epochs: 3}
 experiments:
-  grey: {dataset: mnist, model: {num_prototypes: 4, project: true}}
+  grey: {dataset: mnist, model: {num_prototypes: 4, project: true}, loss: {distillation: 5}}
   other: {dataset: mnist, model: {decoder: upconv, num_prototypes: 5}, epochs: 2}
 """
 ALONE = ("dvc", "repro", "--single-item")
@@ -43,6 +44,7 @@ FIRST = (*ALONE, "check", "folders")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "download": (*ALONE, "download@mnist"),
     "judge": (*ALONE, "judge@mnist"),
+    "teacher": (*ALONE, "teacher@mnist"),
     "train": (*ALONE, "train@grey"),
     "evaluate": (*ALONE, "evaluate@grey"),
     "prototypes": (*ALONE, "prototypes@grey"),
@@ -52,7 +54,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "export": ("protodl.cli", "export", "grey", "exported"),
     "run": ("protodl.cli", "run", "-j", "2"),
 }
-STAGES = ("download", "judge", "train", "evaluate", "prototypes", "report")
+STAGES = ("download", "judge", "teacher", "train", "evaluate", "prototypes", "report")
 WITHOUT_DVC = ("sync", "export")
 OWN = (*WITHOUT_DVC, "run")
 # Who is ended: all at once, only what was started, only a process below it; how: kill if not said.
@@ -62,6 +64,7 @@ STORE = ".protodl/checkpoints/*/"
 SIGNS = {
     "download": ("data/mnist/.train.pt.*.part", "data/mnist/train.pt"),
     "judge": ("models/judges/.*.part", "results/judges/mnist.json"),
+    "teacher": ("models/teachers/.*.part", "results/teachers/mnist.json"),
     "train": (
         *(STORE + name for name in (".training.pt.*.part", "training.pt", "network.pt")),
         *(STORE + name for name in ("unprojected.pt", ".log.json.*.part", "log.json")),

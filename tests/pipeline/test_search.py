@@ -96,7 +96,7 @@ class InProcess:
             if not listener.on_epoch(seed, record):
                 raise StopIteration
 
-        row = Row.load(request.row, request.params, seed.data, request.sources)
+        row = Row.load(request.row, request.params, seed.data, seed.teacher, request.sources)
         try:
             result = row.fit(request.seed, seed.folder, Hooks(on_epoch=on_epoch))
         except StopIteration:

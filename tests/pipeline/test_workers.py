@@ -188,8 +188,8 @@ def is_alive(pid: int) -> bool:
 
 def test_measuring_again_is_not_said_to_take_under_a_minute(tmp_path: Path) -> None:
     params = Params.model_validate({"seeds": [0], "experiments": {"a": {"dataset": "mnist"}}})
-    assert "under a minute" in describe_expectation(tmp_path, params, [], [], [])
-    again = describe_expectation(tmp_path, params, [], ["a", "b"], [])
+    assert "under a minute" in describe_expectation(tmp_path, params, {}, [], [])
+    again = describe_expectation(tmp_path, params, {}, ["a", "b"], [])
     assert again == "expected time: about 2 min (measuring and drawing of 2 rows)"
 
 
@@ -396,7 +396,7 @@ def test_the_expectation_follows_epochs_and_seeds(tmp_path: Path) -> None:
     write_params(tmp_path, a=20)
     params = load_params(tmp_path / "params.yaml")
     assert training_seconds(tmp_path, params, "a") is None
-    unknown = describe_expectation(tmp_path, params, [], ["a"], ["a"])
+    unknown = describe_expectation(tmp_path, params, {}, ["a"], ["a"])
     assert unknown.startswith("expected time: unknown, nothing is recorded yet of a (training of")
     for seed, seconds in enumerate([90.0, 110.0]):
         path = tmp_path / "results" / "rows" / "a" / "training" / f"seed-{seed}.json"
@@ -404,15 +404,15 @@ def test_the_expectation_follows_epochs_and_seeds(tmp_path: Path) -> None:
     assert training_seconds(tmp_path, params, "a") == pytest.approx(200.0)
     more = params.model_copy(update={"seeds": [0, 1, 2]})
     assert training_seconds(tmp_path, more, "a") == pytest.approx(600.0)
-    said = describe_expectation(tmp_path, more, ["mnist"], ["a"], ["a"], workers=2)
+    said = describe_expectation(tmp_path, more, {"mnist": ["judge"]}, ["a"], ["a"], workers=2)
     assert said.startswith("expected time: about 10 min, 2 at a time")
     assert "training of 1 row, 3 seeds each" in said
     assert said.endswith("; not recorded yet and on top of that: mnist")
     judge = tmp_path / "results" / "judges" / "mnist.json"
     judge.parent.mkdir()
     judge.write_text('{"train_seconds": 100, "num_epochs": 1}')
-    said = describe_expectation(tmp_path, more, ["mnist"], ["a"], ["a"])
-    assert said.startswith("expected time: about 20 min (independent classifiers of 1 data set")
+    said = describe_expectation(tmp_path, more, {"mnist": ["judge"]}, ["a"], ["a"])
+    assert said.startswith("expected time: about 20 min (classifiers of 1 data set")
 
 
 def test_jobs_are_given_to_the_worker_that_is_free_first() -> None:

@@ -316,7 +316,7 @@ def _row(tmp_path_factory: pytest.TempPathFactory) -> Row:
     config = params.dataset("mnist")
     raw, sample = folder / "raw", ROOT / "data" / "sample"
     download("mnist", folder, config=config, folder=None, source="sample", raw=raw, sample=sample)
-    return Row.load("a", params, folder / "train.pt", [])
+    return Row.load("a", params, folder / "train.pt", folder / "teacher.pt", [])
 
 
 def epoch_seconds(row: Row, tracker: Tracker | None) -> list[float]:

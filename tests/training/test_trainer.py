@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from protodl.core.config import load_params
 from protodl.core.experiment_config import (
@@ -344,6 +345,29 @@ def test_the_baseline_without_prototypes_learns(tmp_path: Path) -> None:
     experiment = EXPERIMENT.model_copy(update={"model": model, "loss": loss})
     result = fit(trainer(experiment), tmp_path / "training.pt", 1)
     assert result.selected.validation["accuracy"] > 0.5
+
+
+def test_a_taught_network_follows_its_teacher(tmp_path: Path) -> None:
+    """Each image's own answer, whatever order the images come in; the same bits again."""
+    loss = EXPERIMENT.loss.model_copy(update={"classification": 0.01, "distillation": 20.0})
+    experiment = EXPERIMENT.model_copy(update={"loss": loss})
+    wrong = (TRAIN.labels + 1) % 10
+    taught = 8 * F.one_hot(wrong, 10).float()
+    results = []
+    for name in ("a.pt", "b.pt"):
+        one = trainer(experiment)
+        one.taught = taught
+        results.append(fit(one, tmp_path / name, 1))
+    assert same_weights(results[0].network, results[1].network)
+    with torch.inference_mode():
+        # The last one, not that which was selected by labels.
+        told = one.network(TRAIN.images / 255, decode=False).logits.argmax(dim=1)
+    assert (told == wrong).float().mean() > 0.8
+    first = results[0].history[0].train
+    assert first["loss"] == pytest.approx(
+        sum(getattr(loss, name) * first[name] for name in TERMS), rel=1e-4
+    )
+    assert "distillation" not in results[0].history[0].validation
 
 
 class ToyLoss(LossConfig):

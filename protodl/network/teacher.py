@@ -1,0 +1,83 @@
+"""The teacher: a larger classifier whose answers for the training images a row may learn from.
+
+Shapes: N images, C channels, H x W pixels, K classes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from protodl.core.files import (
+    FORMAT,
+    CheckpointError,
+    read_tensors,
+    tensor_of,
+    write_tensors,
+)
+from protodl.data.datasets import DatasetInfo, Split
+
+STAGES = 3  # of maps; each has half the side length and twice the channels of the one before
+
+
+class Teacher(nn.Module):
+    """Residual network with batch normalisation: He et al. 2016, made for small images."""
+
+    def __init__(self, info: DatasetInfo, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = info.channels
+        for stage in range(STAGES):
+            wide = width * 2**stage
+            layers += [_conv(channels, wide, stride=2, kernel=3 if stage else 4), _Residual(wide)]
+            channels = wide
+        self.features = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        self.head = nn.Linear(channels, info.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
+        maps = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.head(self.features(maps))
+        return logits
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(_conv(width, width), _conv(width, width))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        changed: Tensor = self.layers(maps)
+        return maps + changed
+
+
+def _conv(channels: int, width: int, stride: int = 1, kernel: int = 3) -> nn.Module:
+    conv = nn.Conv2d(channels, width, kernel, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+def save_answers(logits: Tensor, path: Path) -> None:
+    """Write a teacher's logits (N, K) for the N training images, in their order."""
+    write_tensors({"format": FORMAT, "logits": logits}, path)
+
+
+def load_answers(path: Path, train: Split) -> Tensor:
+    """Read the logits (N, K) that `save_answers` wrote for these training images.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of other images.
+    """
+    remedy = "let the teacher answer: dvc repro teacher@<data set>"
+    logits: Tensor = read_tensors(path, "a teacher's answers", remedy, _logits)
+    if len(logits) != len(train):
+        raise CheckpointError(
+            f"{path}: holds answers for {len(logits)} training images, there are {len(train)}; "
+            f"{remedy}"
+        )
+    return logits
+
+
+def _logits(data: Mapping[str, Any]) -> Tensor:
+    return tensor_of(data["logits"], torch.float32, -1, -1)
