@@ -152,13 +152,14 @@ def test_queue_with_two_workers(tmp_path: Path, migrated_database: Path) -> None
 
 
 def record_seed(seed: int) -> None:
-    """Train nothing, but record it as a training does, in the store of the current project."""
+    """Train nothing, but record it as a training of ten seconds does, in the project's store."""
     from protodl.tracking.live import start_seed
 
     with start_seed(seed_log(row=f"row-{seed}", environment={})) as tracker:
-        assert tracker.run_id != "untracked"
         for epoch in range(1, 21):
             tracker.log_epoch(record(epoch))
+            time.sleep(0.5)
+        assert tracker.run_id != "untracked"  # the log asks at the end
 
 
 def test_eight_processes_on_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
