@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from protodl.core.config import load_params
+from protodl.core.files import CheckpointError
 from protodl.core.training_log import SeedLog
+from protodl.data.datasets import load_training
 from protodl.data.download import download
+from protodl.network.teacher import save_answers
 from protodl.training.row import Row
 from tests.pipeline.project import PARAMS as SHARED_PARAMS
 from tests.pipeline.project import ROOT, ROWS, Project, stages_run
@@ -61,7 +65,9 @@ def _project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project.create(tmp_path_factory.mktemp("granular"))
     project.write_params(yaml.safe_dump(PARAMS))
     (project.folder / "data" / "params.ok").write_text("valid\n")
+    (project.folder / "models" / "teachers").mkdir(parents=True)
     for dataset in ("mnist", "cifar10"):
+        (project.folder / "models" / "teachers" / f"{dataset}.pt").write_text("answers")
         (project.folder / "data" / dataset).mkdir()
         (project.folder / "data" / dataset / "train.pt").write_text("images")
     for row in PARAMS["experiments"]:
@@ -89,6 +95,7 @@ def stale(project: Project, text: str) -> set[str]:
     ("path", "value", "rows"),
     [
         ("judge/epochs", 2, set()),
+        ("teacher/epochs", 2, set()),  # whether it answers otherwise shows when it has answered
         ("experiments/one/optimizer/lr", 1e-3, {"one"}),
         ("recipes/mnist/loss/r2", 2.0, {"one", "two"}),
         ("recipes/cifar10/loss/r2", 2.0, {"colour"}),
@@ -140,6 +147,24 @@ def test_a_seed_is_trained_again_only_where_its_row_resolves_to_something_else(
         loaded = Row.load("one", params, images, images, sources=[])
         found.append(loaded.fingerprint(0))
     assert (found[0] == found[1]) == same
+
+
+def test_other_answers_concern_the_rows_that_learn_from_them(images: Path, tmp_path: Path) -> None:
+    data = copy.deepcopy(PARAMS)
+    data["experiments"]["one"].setdefault("loss", {})["distillation"] = 2.0
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(data))
+    params, teacher = load_params(tmp_path / "params.yaml"), tmp_path / "teacher.pt"
+    count = len(load_training(images, params.training)[0])
+    found = []
+    for value in (0.0, 1.0):
+        save_answers(torch.full((count, 10), value), teacher)
+        rows = [Row.load(name, params, images, teacher, sources=[]) for name in ("one", "two")]
+        found.append([row.fingerprint(0) for row in rows])
+    assert found[0][0] != found[1][0]
+    assert found[0][1] == found[1][1]
+    teacher.unlink()
+    with pytest.raises(CheckpointError, match="dvc repro teacher@"):
+        Row.load("one", params, images, teacher, sources=[])
 
 
 # --- carried out ------------------------------------------------------------------------------

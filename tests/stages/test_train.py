@@ -38,6 +38,7 @@ experiments:
 
 
 OPTIONS = ["a-row", "--params", "params.yaml", "--data", "train.pt", "--models", "models"]
+OPTIONS += ["--teacher", "teacher.pt"]
 OPTIONS += ["--logs", "logs", "--curves", "curves.csv"]
 LEFT_OUT = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "PROTODL_THREADS")
 
