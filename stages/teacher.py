@@ -9,13 +9,13 @@ from protodl.core.machine import environment_facts, prepare_machine
 from protodl.core.process import run_script
 from protodl.core.stage import Stage
 from protodl.data.datasets import load_training
-from protodl.network.teacher import save_answers
+from protodl.network.teacher import save_lesson
 from protodl.training.classifier import augment_of
 from protodl.training.teacher import answers, train_teacher
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train the teacher of a data set, measure it on validation images, and write its answers."""
+    """Train the teacher of a data set, measure it, and let it answer for the training images."""
     params = load_params(options.params)
     shown, validation = load_training(options.data, params.training)
     runtime = prepare_machine(params.training)
@@ -31,7 +31,7 @@ def train(options: argparse.Namespace) -> None:
         "seed": params.teacher.seed,
         "environment": environment_facts(runtime),
     }
-    save_answers(answers(teacher, shown, mirrored, runtime), options.answers)
+    save_lesson(teacher, answers(teacher, shown, mirrored, runtime), options.model)
     write_json(facts, options.metrics)
     print(f"teacher of {options.dataset}: validation accuracy {facts['validation_accuracy']:.4f}")
 
@@ -40,7 +40,7 @@ OPTIONS = {
     "dataset": "data set",
     "--params": "params.yaml",
     "--data": "train.pt of the data set",
-    "--answers": "file for its logits for the training images",
+    "--model": "file for its weights, and its logits for the training images",
     "--metrics": "JSON with its accuracy",
 }
 main = Stage(train, OPTIONS)

@@ -118,7 +118,7 @@ OPTIONS = {
     "row": "key of experiments in params.yaml",
     "--params": "params.yaml",
     "--data": "train.pt of the data set",
-    "--teacher": "what the data set's teacher answers",
+    "--teacher": "the data set's teacher",
     "--models": "folder for seed-<s>.pt",
     "--logs": "folder for seed-<s>.json",
     "--curves": "CSV of the learning curves",

@@ -107,7 +107,8 @@ class LossConfig(Section):
     decoded_prototype_classification: Weight = 0.0
     cycle: Weight = 0.0
     diversity: Weight = 0.0
-    distillation: Weight = 0.0  # of a teacher's answers
+    distillation: Weight = 0.0  # of a teacher's answers for the images
+    recognition: Weight = 0.0  # by the teacher, of decoded prototypes
     temperature: Annotated[float, Field(gt=0, le=1e3)] = 2.0  # by which these are softened
     decoded_prototype_start: float = Field(
         default=0.2, ge=0, lt=1

@@ -43,7 +43,7 @@ def evaluate(
     `decode=False` is for accuracy alone: it leaves out the decoder and all terms that training does
     not always compute.
     """
-    able = [name for name, term in TERMS.items() if term.when != "taught"]
+    able = [name for name, term in TERMS.items() if not term.taught]
     names = [name for name in able if decode or TERMS[name].when == "always"]
     averaged = [name for name in names if not TERMS[name].whole]
     sums = torch.zeros(len(averaged), dtype=torch.float64, device=device)

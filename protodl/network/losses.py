@@ -10,7 +10,7 @@ prototypes are decoded in a step.
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,13 @@ Value = TypeVar("Value", float, Tensor)
 SMALLEST_GAP = 1e-6  # between prototypes, where its logarithm is taken
 
 
+class Lesson(NamedTuple):
+    """What a teacher has to say of a batch."""
+
+    logits: Tensor  # (N, K) for its images, unchanged by augmentation
+    teacher: Callable[[Tensor], Tensor]  # logits (S, K) of any images (S, C, H, W)
+
+
 @dataclass(frozen=True)
 class LossInputs:
     """What the terms of a batch of images are computed from."""
@@ -34,7 +41,7 @@ class LossInputs:
     labels: Tensor  # (N,) class indices
     weights: LossConfig
     chosen: Tensor | None = None  # (S,) indices of the prototypes that are decoded, if any
-    taught: Tensor | None = None  # (N, K) a teacher's logits for the images, if it is asked
+    lesson: Lesson | None = None  # of the data set's teacher, if it is asked
 
     @cached_property
     def prototypes(self) -> Tensor:
@@ -42,9 +49,14 @@ class LossInputs:
         return self.network.prototypes[self.chosen]
 
     @cached_property
+    def decoded(self) -> Tensor:
+        """Their pictures (S, C, H, W)."""
+        return self.network.decode(self.prototypes)
+
+    @cached_property
     def prototype_output(self) -> NetworkOutput:
         """The network's output for its own pictures of them, network(decode(p))."""
-        output: NetworkOutput = self.network(self.network.decode(self.prototypes), decode=False)
+        output: NetworkOutput = self.network(self.decoded, decode=False)
         return output
 
     @property
@@ -61,8 +73,9 @@ class Term:
     """
 
     compute: Callable[[LossInputs], Tensor]
-    # weighted: λ > 0; taught: that, and there are a teacher's logits, which validation has not.
-    when: Literal["always", "weighted", "prototypes decoded", "taught"] = "weighted"
+    when: Literal["always", "weighted", "prototypes decoded"] = "weighted"  # weighted: λ > 0
+    # Only in a training: a teacher, where λ > 0, has to be there.
+    taught: bool = False
     # An evaluation computes it once for all images of a split, not as a mean over batches.
     whole: bool = False
 
@@ -85,9 +98,20 @@ TERMS: dict[str, Term] = {
     ),
     "diversity": Term(lambda x: diversity(x.network.prototypes), whole=True),
     "distillation": Term(
-        lambda x: distillation(x.output.logits, x.taught, x.weights.temperature), "taught"
+        lambda x: distillation(x.output.logits, _lesson(x).logits, x.weights.temperature),
+        taught=True,
+    ),
+    "recognition": Term(
+        lambda x: classification(_lesson(x).teacher(x.decoded), x.prototype_labels),
+        "prototypes decoded",
+        taught=True,
     ),
 }
+
+
+def asks_teacher(weights: LossConfig) -> bool:
+    """Whether some term with a weight needs a teacher."""
+    return any(getattr(weights, name) > 0 for name, term in TERMS.items() if term.taught)
 
 
 def decodes_prototypes(weights: LossConfig) -> bool:
@@ -101,10 +125,12 @@ def training_terms(inputs: LossInputs) -> dict[str, Tensor]:
     names = [
         name
         for name, term in TERMS.items()
-        if term.when == "always"
-        or (term.when == "weighted" and getattr(inputs.weights, name) > 0)
-        or (term.when == "prototypes decoded" and inputs.chosen is not None)
-        or (term.when == "taught" and inputs.taught is not None)
+        if (inputs.lesson is not None or not term.taught)
+        and (
+            term.when == "always"
+            or (term.when == "weighted" and getattr(inputs.weights, name) > 0)
+            or (term.when == "prototypes decoded" and inputs.chosen is not None)
+        )
     ]
     zero = inputs.output.logits.new_zeros(())
     return dict.fromkeys(TERMS, zero) | compute_terms(inputs, names)
@@ -125,7 +151,8 @@ def weighted(terms: Mapping[str, Value], weights: LossConfig) -> list[Value]:
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
     """-1/N Σ_n log softmax(logits_n)[label_n]: cross-entropy of logits (N, K), labels (N,).
 
-    Of decoded prototypes: whether the network puts them into the class that they stand for.
+    Of decoded prototypes: whether the network, or the teacher, puts them into the class that they
+    stand for.
     """
     return F.cross_entropy(logits, labels)
 
@@ -196,13 +223,17 @@ def diversity(prototypes: Tensor) -> Tensor:
     return -gaps.clamp_min(SMALLEST_GAP).log().mean()
 
 
-def distillation(logits: Tensor, taught: Tensor | None, temperature: float) -> Tensor:
+def _lesson(inputs: LossInputs) -> Lesson:
+    assert inputs.lesson is not None
+    return inputs.lesson
+
+
+def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
     """-T²/N Σ_n Σ_k softmax(t_n / T)_k log softmax(z_n / T)_k, logits z and a teacher's t (N, K).
 
     What the teacher takes an image for besides its class says more than the label does (Hinton,
     Vinyals, Dean 2015, "Distilling the knowledge in a neural network"). With T² gradients keep
     their size whatever the temperature T is.
     """
-    assert taught is not None
     wanted = F.softmax(taught / temperature, dim=1)
     return temperature**2 * F.cross_entropy(logits / temperature, wanted)

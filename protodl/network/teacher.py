@@ -1,9 +1,10 @@
-"""The teacher: a larger classifier whose answers for the training images a row may learn from.
+"""The teacher: a larger classifier that a row may learn from.
 
 Shapes: N images, C channels, H x W pixels, K classes.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from protodl.core.files import (
     tensor_of,
     write_tensors,
 )
-from protodl.data.datasets import DatasetInfo, Split
+from protodl.data.datasets import DatasetInfo, Split, other_info
+from protodl.network.losses import Lesson
 
 STAGES = 3  # of maps; each has half the side length and twice the channels of the one before
 
@@ -58,26 +60,35 @@ def _conv(channels: int, width: int, stride: int = 1, kernel: int = 3) -> nn.Mod
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
-def save_answers(logits: Tensor, path: Path) -> None:
-    """Write a teacher's logits (N, K) for the N training images, in their order."""
-    write_tensors({"format": FORMAT, "logits": logits}, path)
+def save_lesson(teacher: Teacher, logits: Tensor, path: Path) -> None:
+    """Write a teacher and its logits (N, K) for the N training images, in their order."""
+    weights = {name: value.cpu() for name, value in teacher.state_dict().items()}
+    write_tensors({"format": FORMAT, "state_dict": weights, "logits": logits.cpu()}, path)
 
 
-def load_answers(path: Path, train: Split) -> Tensor:
-    """Read the logits (N, K) that `save_answers` wrote for these training images.
+def load_lesson(path: Path, train: Split, device: torch.device) -> Lesson:
+    """Read what `save_lesson` wrote for these training images; the teacher learns no more.
 
     Raises:
         CheckpointError: the file is missing, damaged, or of other images.
     """
-    remedy = "let the teacher answer: dvc repro teacher@<data set>"
-    logits: Tensor = read_tensors(path, "a teacher's answers", remedy, _logits)
-    if len(logits) != len(train):
+    remedy = "train the teacher: dvc repro teacher@<data set>"
+    lesson = read_tensors(
+        path, "a teacher with its answers", remedy, partial(_lesson, train, device)
+    )
+    if len(lesson.logits) != len(train):
         raise CheckpointError(
-            f"{path}: holds answers for {len(logits)} training images, there are {len(train)}; "
-            f"{remedy}"
+            f"{path}: holds answers for {len(lesson.logits)} training images, there are "
+            f"{len(train)}; {remedy}"
         )
-    return logits
+    return lesson
 
 
-def _logits(data: Mapping[str, Any]) -> Tensor:
-    return tensor_of(data["logits"], torch.float32, -1, -1)
+def _lesson(train: Split, device: torch.device, data: Mapping[str, Any]) -> Lesson:
+    logits, weights = tensor_of(data["logits"], torch.float32, -1, -1), data["state_dict"]
+    width, channels, *_ = weights["features.0.0.weight"].shape
+    names = tuple(map(str, range(logits.shape[1])))
+    teacher = Teacher(other_info("any", channels, train.images.shape[-1], names), width)
+    teacher.load_state_dict(weights)
+    teacher.to(device).to(memory_format=torch.channels_last)
+    return Lesson(logits, teacher.eval().requires_grad_(False))

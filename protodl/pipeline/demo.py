@@ -110,7 +110,7 @@ def _shorten(row: dict[str, Any], experiment: Experiment) -> None:
     row["epochs"] = min(experiment.epochs, 1 if large else 2 if hopeless else 20)
     row["batch_size"] = min(experiment.batch_size, 40)
     row["augment"]["elastic_alpha"] = 0
-    row["loss"]["distillation"] = 0.0
+    row["loss"]["distillation"] = row["loss"]["recognition"] = 0.0
     row["loss"]["classification"] = 20.0
     if experiment.dataset == "mnist":
         row["loss"]["reconstruction"] = 1.0

@@ -28,7 +28,7 @@ class Seed:
 
     request: Request
     data: Path  # its train.pt
-    teacher: Path  # what its data set's teacher answers
+    teacher: Path  # its data set's
     folder: Path  # its place in the checkpoint store
     epochs: int
     epoch: int = 0  # the last one that is in the store

@@ -51,7 +51,7 @@ class Recorded:
 
     @property
     def teacher(self) -> Path:
-        """What the teacher of the data set answers."""
+        """That of the data set."""
         return self.root / MODELS / "teachers" / f"{self.dataset}.pt"
 
     @property

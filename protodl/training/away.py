@@ -98,7 +98,7 @@ def train_away(
     Args:
         request: the seed.
         data: the bytes of its train.pt.
-        teacher: those of what its teacher answers; none where it does not learn from one.
+        teacher: those of its teacher; none where it does not learn from one.
         checkpoint: where it goes on; empty: from the start.
 
     Raises:

@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from protodl.core.config import Params, TrainingConfig
 from protodl.core.experiment_config import Experiment
@@ -20,7 +19,8 @@ from protodl.core.sources import ROOT
 from protodl.core.training_log import SeedFacts, SeedLog
 from protodl.data.datasets import Split, info_of, load_training
 from protodl.network.checkpoint import save_network
-from protodl.network.teacher import load_answers
+from protodl.network.losses import Lesson, asks_teacher
+from protodl.network.teacher import load_lesson
 from protodl.training.prototypes import build_network
 from protodl.training.trainer import FitResult, Hooks, Trainer, fit
 
@@ -40,7 +40,7 @@ class Row:
     train: Split
     validation: Split
     data_digest: str
-    taught: Tensor | None  # (N, K) the teacher's logits for the training images, where it is asked
+    lesson: Lesson | None  # of the data set's teacher, where it is asked
     teacher_digest: str
     sources: Sequence[str]  # files whose change makes another training, relative to the project
 
@@ -62,16 +62,16 @@ class Row:
         """
         settings, experiment = params.training, params.experiment(name)
         train, validation = load_training(data, settings)
-        asked = experiment.loss.distillation > 0
+        runtime, asked = prepare_machine(settings), asks_teacher(experiment.loss)
         return cls(
             name=name,
             experiment=experiment,
             settings=settings,
-            runtime=prepare_machine(settings),
+            runtime=runtime,
             train=train,
             validation=validation,
             data_digest=_digest(data),
-            taught=load_answers(teacher, train) if asked else None,
+            lesson=load_lesson(teacher, train, runtime.device) if asked else None,
             teacher_digest=_digest(teacher) if asked else "",
             sources=sources,
         )
@@ -117,7 +117,7 @@ class Row:
         """
         network = build_network(self.experiment, self.train, seed)
         trainer = Trainer(
-            network, self.train, self.validation, self.experiment, self.runtime, seed, self.taught
+            network, self.train, self.validation, self.experiment, self.runtime, seed, self.lesson
         )
         result = fit(trainer, folder / CHECKPOINT, self.settings.checkpoint_every, hooks)
         save_network(result.network, folder / "network.pt")

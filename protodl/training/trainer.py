@@ -26,6 +26,7 @@ from protodl.data.datasets import Split
 from protodl.evaluation.accuracy import evaluate
 from protodl.network.losses import (
     TERMS,
+    Lesson,
     LossInputs,
     decodes_prototypes,
     training_terms,
@@ -78,7 +79,7 @@ class Trainer:
     experiment: Experiment
     runtime: Runtime
     seed: int
-    taught: Tensor | None = None  # (N, K) a teacher's logits for the training images
+    lesson: Lesson | None = None  # of a teacher: for all N training images
     history: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -86,7 +87,8 @@ class Trainer:
         device = self.runtime.device
         self.network.to(device).to(memory_format=self.runtime.memory_format)
         self.train = Split(self.train.images.to(device), self.train.labels.to(device))
-        self.taught = None if self.taught is None else self.taught.to(device)
+        if self.lesson is not None:
+            self.lesson = self.lesson._replace(logits=self.lesson.logits.to(device))
         recorded = self.runtime.cuda_graph
         self.optimizers = build_optimizers(self.network, self.experiment.optimizer, recorded)
         averaging = self.experiment.optimizer.averaging > 0
@@ -206,7 +208,7 @@ class Trainer:
         images = augmented(self.train.images[batch], experiment.augment, self.augment_generator)
         labels = self.train.labels[batch]
         chosen = self._choose_prototypes() if decode_prototypes else None
-        taught = None if self.taught is None else self.taught[batch]
+        lesson = self.lesson and self.lesson._replace(logits=self.lesson.logits[batch])
         weights = experiment.loss
         # A graph must not find a cast that was made outside of it.
         with torch.autocast(
@@ -218,7 +220,7 @@ class Trainer:
             decoded = max(1, round(weights.reconstruction_share * len(images)))
             output = self.network(images, decode=decoded if weights.reconstruction else 0)
             terms = training_terms(
-                LossInputs(self.network, output, images, labels, weights, chosen, taught)
+                LossInputs(self.network, output, images, labels, weights, chosen, lesson)
             )
         loss = torch.stack(weighted(terms, weights)).sum()
         self._optimise(loss, decay)

@@ -11,7 +11,9 @@ from protodl.core.experiment_config import LossConfig, ModelConfig
 from protodl.network.head import prototype_classes
 from protodl.network.losses import (
     TERMS,
+    Lesson,
     LossInputs,
+    asks_teacher,
     classification,
     cycle,
     distillation,
@@ -59,7 +61,7 @@ def test_no_softmax_stands_before_the_cross_entropy() -> None:
 
 
 def test_terms_are_weighted_by_the_names_of_the_configuration() -> None:
-    sizes = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7)
+    sizes = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
     weights = LossConfig(
         classification=2,
         reconstruction=3,
@@ -69,8 +71,9 @@ def test_terms_are_weighted_by_the_names_of_the_configuration() -> None:
         cycle=7,
         diversity=8,
         distillation=9,
+        recognition=1,
     )
-    assert sum(weighted(dict(zip(TERMS, sizes, strict=True)), weights)) == 98765432
+    assert sum(weighted(dict(zip(TERMS, sizes, strict=True)), weights)) == 198765432
     assert set(TERMS) < set(LossConfig.model_fields)
 
 
@@ -113,11 +116,19 @@ def test_distillation_is_the_divergence_from_the_teacher_but_for_a_constant(
 
 
 def test_only_a_row_that_is_taught_has_the_term() -> None:
-    batch = inputs(2, LossConfig(distillation=2.0, temperature=3.0))
-    assert training_terms(batch)["distillation"] == 0
-    taught = torch.randn(2, 3)
-    found = training_terms(replace(batch, taught=taught))["distillation"]
-    assert found == distillation(batch.output.logits, taught, 3.0)
+    batch = inputs(2, LossConfig(distillation=2.0, temperature=3.0, recognition=1.0))
+    assert training_terms(batch)["distillation"] == training_terms(batch)["recognition"] == 0
+    lesson = Lesson(torch.randn(2, 3), lambda images: images.flatten(1)[:, :10] * 5)
+    found = training_terms(replace(batch, lesson=lesson))
+    assert found["distillation"] == distillation(batch.output.logits, lesson.logits, 3.0)
+    assert found["recognition"] == 0  # no prototype is decoded in this step
+    chosen = torch.tensor([3, 14])
+    found = training_terms(replace(batch, lesson=lesson, chosen=chosen))
+    pictures = batch.network.decode(batch.network.prototypes[chosen])
+    classes = prototype_classes(batch.network.head.weight)[chosen]
+    assert found["recognition"] == F.cross_entropy(lesson.teacher(pictures), classes)
+    assert asks_teacher(batch.weights)
+    assert not asks_teacher(LossConfig())
 
 
 def test_only_decoded_images_count_in_the_reconstruction_term() -> None:

@@ -34,7 +34,7 @@ experiments:
     model: {decoder: deconv, num_prototypes: 4}
     epochs: 2
     optimizer: {lr: 4e-3}
-    loss: {distillation: 5}
+    loss: {distillation: 5, recognition: 1, decoded_prototype_classification: 1}
   colour:
     dataset: cifar10
     model: {decoder: upconv, num_prototypes: 6}

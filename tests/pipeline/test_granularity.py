@@ -12,9 +12,9 @@ import yaml
 from protodl.core.config import load_params
 from protodl.core.files import CheckpointError
 from protodl.core.training_log import SeedLog
-from protodl.data.datasets import load_training
+from protodl.data.datasets import DATASETS, load_training
 from protodl.data.download import download
-from protodl.network.teacher import save_answers
+from protodl.network.teacher import Teacher, save_lesson
 from protodl.training.row import Row
 from tests.pipeline.project import PARAMS as SHARED_PARAMS
 from tests.pipeline.project import ROOT, ROWS, Project, stages_run
@@ -157,7 +157,7 @@ def test_other_answers_concern_the_rows_that_learn_from_them(images: Path, tmp_p
     count = len(load_training(images, params.training)[0])
     found = []
     for value in (0.0, 1.0):
-        save_answers(torch.full((count, 10), value), teacher)
+        save_lesson(Teacher(DATASETS["mnist"], 4), torch.full((count, 10), value), teacher)
         rows = [Row.load(name, params, images, teacher, sources=[]) for name in ("one", "two")]
         found.append([row.fingerprint(0) for row in rows])
     assert found[0][0] != found[1][0]

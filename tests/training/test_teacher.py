@@ -10,7 +10,7 @@ from protodl.core.experiment_config import TeacherConfig
 from protodl.core.files import CheckpointError
 from protodl.core.machine import Runtime, prepare_machine
 from protodl.data.datasets import DATASETS
-from protodl.network.teacher import Teacher, load_answers, save_answers
+from protodl.network.teacher import Teacher, load_lesson, save_lesson
 from protodl.training.teacher import answers, train_teacher
 from tests.network.test_judge import bars
 
@@ -53,11 +53,22 @@ def test_it_takes_images_of_any_size(size: int) -> None:
     assert teacher(torch.rand(2, 3, size, size)).shape == (2, 10)
 
 
-def test_answers_come_back_for_these_images_only(tmp_path: Path) -> None:
-    logits = torch.randn(20, 10)
-    save_answers(logits, path := tmp_path / "mnist.pt")
-    assert torch.equal(load_answers(path, bars(20, 0)), logits)
-    with pytest.raises(CheckpointError, match="for 20 training images, there are 30; let"):
-        load_answers(path, bars(30, 0))
+def test_it_comes_back_with_its_answers_for_these_images_only(
+    teacher: Teacher, tmp_path: Path
+) -> None:
+    logits, shown, cpu = torch.randn(20, 10), bars(20, 0), torch.device("cpu")
+    save_lesson(teacher, logits, path := tmp_path / "mnist.pt")
+    lesson = load_lesson(path, shown, cpu)
+    assert torch.equal(lesson.logits, logits)
+    images = (shown.images / 255).requires_grad_()
+    told = lesson.teacher(images)
+    assert torch.equal(told, teacher(shown.images / 255))
+    told.sum().backward()  # to the images, and no farther
+    assert images.grad is not None
+    with pytest.raises(CheckpointError, match="for 20 training images, there are 30; train"):
+        load_lesson(path, bars(30, 0), cpu)
     with pytest.raises(CheckpointError, match="dvc repro teacher@"):
-        load_answers(tmp_path / "missing.pt", bars(20, 0))
+        load_lesson(tmp_path / "missing.pt", shown, cpu)
+    (tmp_path / "mnist.pt").write_bytes(path.read_bytes()[:-99])
+    with pytest.raises(CheckpointError, match="dvc repro teacher@"):
+        load_lesson(path, shown, cpu)

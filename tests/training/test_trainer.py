@@ -22,7 +22,7 @@ from protodl.data.download import download
 from protodl.evaluation.accuracy import evaluate
 from protodl.network.checkpoint import load_network, save_network
 from protodl.network.head import prototype_classes
-from protodl.network.losses import TERMS, Term
+from protodl.network.losses import TERMS, Lesson, Term
 from protodl.network.network import PrototypeNetwork
 from protodl.training.prototypes import build_network, choose_cases, project
 from protodl.training.row import fingerprint
@@ -357,7 +357,7 @@ def test_a_taught_network_learns_each_image_s_answer(tmp_path: Path) -> None:
         experiment = EXPERIMENT.model_copy(update={"loss": loss})
         one = Trainer(
             build_network(experiment, TRAIN, 0), noise, VALIDATION, experiment, CPU, 0,
-            taught=8 * F.one_hot(TRAIN.labels, 10).float(),
+            lesson=Lesson(8 * F.one_hot(TRAIN.labels, 10).float(), lambda images: images),
         )  # fmt: skip
         first = fit(one, tmp_path / f"{number}.pt", 1).history[0]
         expected = sum(getattr(loss, name) * first.train[name] for name in TERMS)
