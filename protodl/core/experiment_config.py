@@ -158,8 +158,8 @@ class JudgeConfig(Section):
 class TeacherConfig(JudgeConfig):
     """The classifier of each data set whose answers the rows may learn from."""
 
-    epochs: Count = 8
-    width: Annotated[int, Field(ge=1, le=1024)] = 32  # channels of its first maps
+    epochs: Count = 6
+    width: Annotated[int, Field(ge=1, le=1024)] = 24  # channels of its first maps
     seed: Seed = 1
 
 
