@@ -280,7 +280,7 @@ def test_a_row_of_the_table_is_what_was_trained(row: str) -> None:
 
 def test_the_projects_own_params_are_short_and_spell_out_every_key_once() -> None:
     text = (ROOT / "params.yaml").read_text()
-    assert len(text.splitlines()) <= 125
+    assert len(text.splitlines()) <= 120
     written = yaml.safe_load(text)
     assert OWN.datasets == PUBLISHED_SETS
     assert set(written["recipes"]) == {*OWN.datasets, *get_args(experiment_config.PresetName)}

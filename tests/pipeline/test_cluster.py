@@ -489,3 +489,122 @@ def test_a_run_and_a_study_on_a_cluster_leave_nothing_to_train(
     assert "mnist-default: trained, every seed is in the checkpoint store" in done.stdout
     assert "mnist-default seed 0: epoch" not in done.stdout
     assert (project.folder / "studies" / "ablation" / "ABLATION.md").is_file()
+
+
+# --- cut off ----------------------------------------------------------------------------------
+
+HERE, THERE, LINK = "10.77.0.1", "10.77.0.2", ("protodl-here", "protodl-there")
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@contextmanager
+def other_network(name: str) -> Iterator[tuple[str, ...]]:
+    """A network of its own, joined with ours by a cable; the command that runs others in it."""
+    inside = ("ip", "netns", "exec", name)
+    try:
+        ip("netns", "add", name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    try:
+        ip("link", "add", LINK[0], "type", "veth", "peer", "name", LINK[1])
+        ip("link", "set", LINK[1], "netns", name)
+        ip("addr", "add", f"{HERE}/24", "dev", LINK[0])
+        ip("link", "set", LINK[0], "up")
+        for command in (f"addr add {THERE}/24 dev {LINK[1]}", f"link set {LINK[1]} up"):
+            ip("-n", name, *command.split())
+        ip("-n", name, "link", "set", "lo", "up")
+        yield inside
+    finally:
+        pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
+        for pid in pids.stdout.split():
+            os.kill(int(pid), signal.SIGKILL)
+        subprocess.run(["ip", "link", "del", LINK[0]], check=False, capture_output=True)
+        ip("netns", "del", name)
+
+
+@contextmanager
+def started_node(
+    address: str, folder: str, *options: str, inside: tuple[str, ...] = ()
+) -> Iterator[None]:
+    """A node with room for one training, as `ray start` starts it on a machine."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    own = f"--node-ip-address={address} --num-cpus=1 --object-store-memory={STORE} --block"
+    process = subprocess.Popen(
+        [*inside, ray, "start", *own.split(), *options],
+        env={**os.environ, **VARIABLES, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": folder},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        left = psutil.Process(process.pid).children(recursive=True)
+        for each in (*left, process):
+            each.kill()
+        process.wait()
+
+
+def wait_for_nodes(address: str, count: int) -> None:
+    """Until so many nodes have joined the cluster."""
+    import ray
+
+    end = time.monotonic() + 60
+    while True:
+        assert time.monotonic() < end, address
+        try:
+            with joined(address):
+                if sum(node["Alive"] for node in ray.nodes()) == count:
+                    return
+        except ClusterError:
+            time.sleep(0.5)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_seed_whose_node_is_cut_off_goes_on_elsewhere_to_the_same_bytes(
+    stage: Stage,
+    local: Stage,
+    listen: Callable[[Ear], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its processes go on, but nothing of them comes through any more."""
+    monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 30.0)
+    cut: list[int] = []
+
+    def ear(running: dispatch.Running, word: Word) -> None:
+        if epoch(word) and not cut and running.node == there():
+            ip("link", "set", LINK[0], "down")
+            ip("addr", "add", f"{HERE}/32", "dev", "lo")  # ours stays reachable for ourselves
+            cut.append(epoch(word))
+
+    def there() -> str:
+        import ray
+
+        found = [node for node in ray.nodes() if node["NodeManagerAddress"] == THERE]
+        return str(found[0]["NodeID"])
+
+    listen(ear)
+    address = f"{HERE}:6399"
+    head = ("--head", "--port=6399", "--include-dashboard=false")
+    params = load_params(stage.folder / "params.yaml")
+    with (
+        tempfile.TemporaryDirectory() as a,
+        tempfile.TemporaryDirectory() as b,
+        other_network("protodl-test") as inside,
+        started_node(HERE, a, *head),
+    ):
+        wait_for_nodes(address, 1)
+        with started_node(THERE, b, f"--address={address}", inside=inside):
+            wait_for_nodes(address, 2)
+            try:
+                failed = train_missing(stage.folder, params, ["a-row"], address, {})
+            finally:
+                subprocess.run(["ip", "addr", "del", f"{HERE}/32", "dev", "lo"], check=False)
+    said = capsys.readouterr().out
+    assert failed == {}
+    assert cut == [1]
+    assert said.count("goes on elsewhere after epoch 1: ") == 1, said
+    assert_like(stage, local)

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from protodl.core.training_log import SeedLog
+from protodl.tracking.sync import RowRuns
 from tests.pipeline.test_workers import DVC_YAML
 from tests.stages.test_train import Stage
-from tests.tracking.records import record, seed_log
+from tests.tracking.records import record, seed_log, train
 
 ROOT = Path(__file__).parents[2]
 ROWS = ("a", "b", "c", "d")
@@ -151,30 +153,33 @@ def test_queue_with_two_workers(tmp_path: Path, migrated_database: Path) -> None
     assert seed_runs(tmp_path / "mlflow.db") == once_each(*names, rows=["a"])
 
 
-def record_seed(seed: int) -> None:
-    """Train nothing, but record it as a training of ten seconds does, in the project's store."""
-    from protodl.tracking.live import start_seed
-
-    with start_seed(seed_log(row=f"row-{seed}", environment={})) as tracker:
-        for epoch in range(1, 21):
-            tracker.log_epoch(record(epoch))
-            time.sleep(0.5)
-        assert tracker.run_id != "untracked"  # the log asks at the end
+def record_seed(seed: int, folder: Path) -> None:
+    """Train nothing, but record it as a training does, in the store of the current project."""
+    epochs = [record(epoch) for epoch in range(1, 21)]
+    trained = train(seed_log(row=f"row-{seed}", environment={}, num_epochs=20, history=epochs))
+    trained.write(folder / f"{seed}.json")
 
 
-def test_eight_processes_on_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_processes_on_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever finds the store still being made, longer than a training waits, is added later."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     import mlflow  # noqa: F401  # here, not eight times: the processes are copies of this one
 
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=record_seed, args=(seed,)) for seed in range(8)]
+    processes = [fork.Process(target=record_seed, args=(seed, tmp_path)) for seed in range(8)]
     for process in processes:
         process.start()
     while any(process.is_alive() for process in processes):
         time.sleep(0.1)
     assert [process.exitcode for process in processes] == [0] * 8
+    assert "locked" not in capfd.readouterr().err
+    logs = [SeedLog.read(tmp_path / f"{seed}.json") for seed in range(8)]
+    for log in logs:
+        RowRuns.of([log])
     found = seed_runs(tmp_path / "mlflow.db")
     steps = ",".join(map(str, range(1, 21)))
     assert found == Counter((f"row-{seed}", "", "FINISHED", steps) for seed in range(8))
