@@ -42,18 +42,24 @@ PLAIN = {
     "loss.r1": "0.0",
     "loss.r2": "0.0",
     "loss.decoded_prototype_classification": "0.0",
+    "loss.recognition": "0.0",
     "loss.cycle": "0.0",
     "loss.diversity": "0.0",
 }
+UNTAUGHT = {"loss.classification": "20.0", "loss.distillation": "0.0"}
 CHANGES: dict[str, dict[str, str]] = {
     "no-r1": {"loss.r1": "0.0"},
     "no-r2": {"loss.r2": "0.0"},
     "no-r1-r2": {"loss.r1": "0.0", "loss.r2": "0.0"},
     "no-prototype-class": {"loss.decoded_prototype_classification": "0.0"},
+    "no-teacher": {**UNTAUGHT, "loss.recognition": "0.0"},
+    "no-distillation": UNTAUGHT,
+    "no-recognition": {"loss.recognition": "0.0"},
     "no-cycle": {"loss.cycle": "0.0"},
     "no-diversity": {"loss.diversity": "0.0"},
     "no-prototype-terms": {
         "loss.decoded_prototype_classification": "0.0",
+        "loss.recognition": "0.0",
         "loss.cycle": "0.0",
         "loss.diversity": "0.0",
     },

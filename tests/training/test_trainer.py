@@ -13,6 +13,7 @@ from protodl.core.experiment_config import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    TeacherConfig,
 )
 from protodl.core.files import CheckpointError
 from protodl.core.machine import Runtime
@@ -26,6 +27,7 @@ from protodl.network.losses import TERMS, Lesson, Term
 from protodl.network.network import PrototypeNetwork
 from protodl.training.prototypes import build_network, choose_cases, project
 from protodl.training.row import fingerprint
+from protodl.training.teacher import answers, train_teacher
 from protodl.training.trainer import FitResult, Hooks, Trainer, TrainingError, fit
 from tests.factories import ROOT
 
@@ -125,7 +127,10 @@ def test_the_table_s_recipe_learns_digits_and_prototypes_that_mean_them(tmp_path
     train, validation = split_validation(load_split(tmp_path / "train.pt"), 400)
     network = build_network(experiment, train, 0)
     before = network.prototypes.detach().clone()
-    run = Trainer(network, train, validation, experiment, CPU, 0)
+    config = TeacherConfig(epochs=4, width=8, batch_size=40)
+    teacher = train_teacher("mnist", train, config, CPU).requires_grad_(False)
+    lesson = Lesson(answers(teacher, train, False, CPU), teacher)
+    run = Trainer(network, train, validation, experiment, CPU, 0, lesson)
     result = fit(run, tmp_path / "training.pt", 8)
     assert result.selected.validation["accuracy"] > 0.9
     assert result.history[-1].train["loss"] < 0.4 * result.history[0].train["loss"]
