@@ -97,7 +97,7 @@ class Parts:
         was killed does not begin before the last of its old processes is gone.
         """
         command = self._prepare(service)
-        self._run(service, command)
+        self._spawn(service, command)
         if service == "bucket":
             assert self.processes.pop(service).wait(SECONDS) == 0, self.log(service)
             return
@@ -106,9 +106,9 @@ class Parts:
             assert time.monotonic() < end, self.log(service)
             time.sleep(0.2)
             if self.processes[service].poll() is not None:
-                self._run(service, command)
+                self._spawn(service, command)
 
-    def _run(self, service: str, command: list[str]) -> None:
+    def _spawn(self, service: str, command: list[str]) -> None:
         with (self.folder / f"{service}.log").open("ab") as log:
             self.processes[service] = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment(service),
