@@ -110,6 +110,14 @@ def _listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ear], None]:
     return listen
 
 
+def processes_of(number: int) -> list[psutil.Process]:
+    """The process of this number, or none; one that is killed is gone a moment later."""
+    try:
+        return [psutil.Process(number)]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def dies(cluster: Any, node: Any, _process: int) -> None:
     cluster.remove_node(node, allow_graceful=False)
 
@@ -154,7 +162,8 @@ def test_a_seed_whose_node_dies_or_hangs_goes_on_elsewhere_to_the_same_bytes(
     assert said.count(f"goes on elsewhere after epoch 1: {reason}") == 1
     assert "a-row: trained, every seed is in the checkpoint store" in said
     assert 3 not in on_second
-    assert not psutil.pid_exists(on_second[1])
+    _, alive = psutil.wait_procs(processes_of(on_second[1]), timeout=10)
+    assert alive == []
     assert_like(stage, local)
 
 
