@@ -110,7 +110,7 @@ def _listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ear], None]:
     return listen
 
 
-def processes_of(number: int) -> list[psutil.Process]:
+def process_of(number: int) -> list[psutil.Process]:
     """The process of this number, or none; one that is killed is gone a moment later."""
     try:
         return [psutil.Process(number)]
@@ -162,7 +162,7 @@ def test_a_seed_whose_node_dies_or_hangs_goes_on_elsewhere_to_the_same_bytes(
     assert said.count(f"goes on elsewhere after epoch 1: {reason}") == 1
     assert "a-row: trained, every seed is in the checkpoint store" in said
     assert 3 not in on_second
-    _, alive = psutil.wait_procs(processes_of(on_second[1]), timeout=10)
+    _, alive = psutil.wait_procs(process_of(on_second[1]), timeout=10)
     assert alive == []
     assert_like(stage, local)
 
