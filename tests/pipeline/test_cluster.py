@@ -167,6 +167,46 @@ def test_a_seed_whose_node_dies_or_hangs_goes_on_elsewhere_to_the_same_bytes(
     assert_like(stage, local)
 
 
+@pytest.mark.faults
+@pytest.mark.slow
+def test_twenty_one_seeds_lose_one_node_and_another_hangs(
+    stage: Stage,
+    cluster: Any,
+    listen: Callable[[Ear], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_database: Path,
+) -> None:
+    """As many trainings as the table has, on three nodes."""
+    monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 30.0)
+    many = ", ".join(map(str, range(21)))
+    local = Stage.trained(tmp_path_factory.mktemp("many"), migrated_database, many)
+    stage.write_params(many)
+    second, third = (
+        cluster.add_node(num_cpus=1, object_store_memory=STORE) for _ in ("dies", "hangs")
+    )
+    faults = {second.node_id: (dies, second), third.node_id: (hangs, third)}
+
+    def ear(running: dispatch.Running, word: Word) -> None:
+        if epoch(word) and running.node in faults:
+            fault, node = faults.pop(running.node)
+            fault(cluster, node, word.process)
+
+    listen(ear)
+    assert train(stage, cluster) == {}
+    cluster.remove_node(third)
+    assert faults == {}
+    said = capsys.readouterr().out
+    for reason in ("Task failed because the node", "no word for 3"):
+        assert f"goes on elsewhere after epoch 1: {reason}" in said
+    status, output = stage.run(many)
+    assert status == 0, output
+    assert "epoch" not in output
+    for seed in range(21):
+        stage.assert_trained_as(local, seed)
+
+
 @pytest.mark.slow
 def test_seeds_are_taken_one_by_one_and_their_listener_ends_one(
     stage: Stage, local: Stage, cluster: Any, listen: Callable[[Ear], None]
