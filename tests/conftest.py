@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from protodl.core.limits import available_cpus
 from tests.shared import MINUTES, time_is_up
 
 # One thread each, before torch is imported: the tests run in parallel on few processors. MLflow is
@@ -46,6 +47,11 @@ LONGEST = (
     "studies/test_studies.py",
     "pipeline/test_parallel.py",
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: many tests wait for a server or a command."""
+    return available_cpus() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

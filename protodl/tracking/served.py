@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 PACKAGES = ("mlflow", "numpy", "torch")  # that a served model needs
-UPLOAD = 20.0  # seconds that another machine may take to upload a model that it began
+# Seconds that another machine may take to upload a model that it began, and then to register it.
+UPLOAD, REGISTRATION = 20.0, 4.0
 TOP = 3  # prototypes that an explanation names where the request does not say how many
 
 
@@ -121,7 +122,9 @@ def log_prepared(
     if prepared.prototypes is not None:
         path = "pictures/prototypes.png"
         store.client.log_image(run_id, prepared.prototypes, artifact_file=path)
-    _register(store, facts, run_id, str(logged.model_id), accuracy, explains=explains)
+    registered = registered_name(facts.dataset, explains)
+    if not _versions(store, registered, run_id, 0.0 if is_new else REGISTRATION):
+        _register(store, facts, run_id, str(logged.model_id), accuracy, explains=explains)
 
 
 def _logged_model(
@@ -236,6 +239,14 @@ def _published_version(package: str) -> str:
     return version(package).split("+")[0]
 
 
+def _versions(store: Store, name: str, run_id: str, seconds: float) -> list[str]:
+    """The versions of a run's model, waiting so long for the machine that has uploaded it."""
+    end = time.time() + seconds if tracking_uri().startswith("http") else 0
+    while not (found := find_versions(store, name, run_id)) and time.time() < end:
+        time.sleep(0.5)
+    return found
+
+
 def _register(
     store: Store, facts: SeedFacts, run_id: str, model_id: str, accuracy: float, *, explains: bool
 ) -> None:
@@ -243,8 +254,6 @@ def _register(
     from mlflow.exceptions import MlflowException
 
     name = registered_name(facts.dataset, explains)
-    if find_versions(store, name, run_id):
-        return  # by another machine, meanwhile
     try:
         note = registered_note(facts.dataset, explains, [])
         store.client.create_registered_model(name, description=note)

@@ -1,6 +1,7 @@
 """Finished seeds and rows: their runs completed, refilled and read back."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -192,23 +193,25 @@ def complete_runs(
         logs: of seeds of one row.
         load_model: as for `RowRuns.add_models`.
     """
-    if not logs:
-        return
-    try:
-        with patience():
+    if logs:
+        with _later("the runs"):
             RowRuns.of(logs).add_models(load_model)
-    except Exception as error:
-        tell(f"{trouble(error, shown_uri())}; `protodl sync` or the report stage adds the runs")
 
 
 def log_evaluations(logs: Sequence[SeedLog], evaluations: Sequence[SeedEvaluation]) -> None:
     """Record what was measured of the seeds of a row; a failure to do so is a warning."""
+    with _later("the evaluation"):
+        RowRuns.of(logs).log_evaluations(evaluations)
+
+
+@contextmanager
+def _later(what: str) -> Iterator[None]:
+    """Whatever goes wrong inside is a warning that says who adds what is missing."""
     try:
         with patience():
-            RowRuns.of(logs).log_evaluations(evaluations)
+            yield
     except Exception as error:
-        reason = trouble(error, shown_uri())
-        tell(f"{reason}; `protodl sync` or the report stage adds the evaluation")
+        tell(f"{trouble(error, shown_uri())}; `protodl sync` or the report stage adds {what}")
 
 
 @raising_tracking_errors()

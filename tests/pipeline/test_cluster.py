@@ -110,6 +110,14 @@ def _listen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ear], None]:
     return listen
 
 
+def process_of(number: int) -> list[psutil.Process]:
+    """The process of this number, or none; one that is killed is gone a moment later."""
+    try:
+        return [psutil.Process(number)]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def dies(cluster: Any, node: Any, _process: int) -> None:
     cluster.remove_node(node, allow_graceful=False)
 
@@ -154,8 +162,49 @@ def test_a_seed_whose_node_dies_or_hangs_goes_on_elsewhere_to_the_same_bytes(
     assert said.count(f"goes on elsewhere after epoch 1: {reason}") == 1
     assert "a-row: trained, every seed is in the checkpoint store" in said
     assert 3 not in on_second
-    assert not psutil.pid_exists(on_second[1])
+    _, alive = psutil.wait_procs(process_of(on_second[1]), timeout=10)
+    assert alive == []
     assert_like(stage, local)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_twenty_one_seeds_lose_one_node_and_another_hangs(
+    stage: Stage,
+    cluster: Any,
+    listen: Callable[[Ear], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_database: Path,
+) -> None:
+    """As many trainings as the table has, on three nodes."""
+    monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 30.0)
+    many = ", ".join(map(str, range(21)))
+    local = Stage.trained(tmp_path_factory.mktemp("many"), migrated_database, many)
+    stage.write_params(many)
+    second, third = (
+        cluster.add_node(num_cpus=1, object_store_memory=STORE) for _ in ("dies", "hangs")
+    )
+    faults = {second.node_id: (dies, second), third.node_id: (hangs, third)}
+
+    def ear(running: dispatch.Running, word: Word) -> None:
+        if epoch(word) and running.node in faults:
+            fault, node = faults.pop(running.node)
+            fault(cluster, node, word.process)
+
+    listen(ear)
+    assert train(stage, cluster) == {}
+    cluster.remove_node(third)
+    assert faults == {}
+    said = capsys.readouterr().out
+    for reason in ("Task failed because the node", "no word for 3"):
+        assert f"goes on elsewhere after epoch 1: {reason}" in said
+    status, output = stage.run(many)
+    assert status == 0, output
+    assert "epoch" not in output
+    for seed in range(21):
+        stage.assert_trained_as(local, seed)
 
 
 @pytest.mark.slow
@@ -571,6 +620,10 @@ def test_a_seed_whose_node_is_cut_off_goes_on_elsewhere_to_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its processes go on, but nothing of them comes through any more."""
+    pytest.importorskip("ray")
+    for name in LOOPBACK:  # of the other tests' cluster
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", True)
     monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 30.0)
     cut: list[int] = []
 

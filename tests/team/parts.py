@@ -91,21 +91,29 @@ class Parts:
         return os.environ | {name: self.here(str(value)) for name, value in own.items()}
 
     def start(self, service: str) -> None:
-        """Start a service by its command; wait for its health check, or for its end."""
+        """Start a service by its command; wait for its health check, or for its end.
+
+        One that ends is started again, as `restart` in the compose file has it: a database that
+        was killed does not begin before the last of its old processes is gone.
+        """
         command = self._prepare(service)
-        with (self.folder / f"{service}.log").open("ab") as log:
-            self.processes[service] = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment(service),
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        self._spawn(service, command)
         if service == "bucket":
             assert self.processes.pop(service).wait(SECONDS) == 0, self.log(service)
             return
         end = time.monotonic() + SECONDS
         while not self.is_healthy(service):
-            assert self.processes[service].poll() is None, self.log(service)
             assert time.monotonic() < end, self.log(service)
             time.sleep(0.2)
+            if self.processes[service].poll() is not None:
+                self._spawn(service, command)
+
+    def _spawn(self, service: str, command: list[str]) -> None:
+        with (self.folder / f"{service}.log").open("ab") as log:
+            self.processes[service] = subprocess.Popen(
+                command, cwd=self.folder, env=self.environment(service),
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
 
     def _prepare(self, service: str) -> list[str]:
         if service == "db":

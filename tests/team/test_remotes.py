@@ -85,6 +85,9 @@ def s3(_path: Path) -> Iterator[Remote]:
 
 
 KINDS = {"folder": folder, "ssh": ssh, "s3": s3}
+# Libraries leave the sockets of their loops to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 SLOW = [pytest.mark.faults, pytest.mark.slow]
 OTHERS = [pytest.param(kind, marks=SLOW) for kind in ("ssh", "s3")]
 

@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[2]
 SERVICES = ("db", "s3", "bucket", "mlflow")
 LACKING = missing("db", "s3", "mlflow")
 pytestmark = [
+    # Libraries leave sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.faults,
     pytest.mark.slow,
     pytest.mark.skipif(bool(LACKING), reason=f"this machine lacks {', '.join(LACKING)}"),
