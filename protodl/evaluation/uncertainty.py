@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, stdev
+from statistics import NormalDist, fmean, stdev, variance
 
 LEVEL = 0.95
 Interval = tuple[float, float]  # its ends
@@ -14,6 +14,17 @@ def seeds_error(values: Sequence[float]) -> float:
     Student's t: t(0.975; n - 1) · s / √n. With three seeds that is 2.5 standard deviations s.
     """
     return _t_error(stdev(values), len(values))
+
+
+def difference_error(groups: Sequence[Sequence[float]]) -> float:
+    """Half of the interval for the difference of two groups' means over all seeds.
+
+    Each of the m groups has values of n seeds, n > 1, and all share one spread s, that within them:
+    t(0.975; m (n - 1)) · s · √(2/n). It is Fisher's least significant difference.
+    """
+    seeds = len(groups[0])
+    spread = math.sqrt(fmean(variance(values) for values in groups))
+    return _student(len(groups) * (seeds - 1)) * spread * math.sqrt(2 / seeds)
 
 
 def seeds_interval(mean: float, std: float, seeds: int) -> Interval:
@@ -38,6 +49,10 @@ def images_interval(share: float, images: int) -> Interval:
 
 
 def _t_error(std: float, seeds: int) -> float:
+    return _student(seeds - 1) * std / math.sqrt(seeds)
+
+
+def _student(freedom: int) -> float:
     from scipy.special import stdtrit  # late: tables of one seed do without
 
-    return float(stdtrit(seeds - 1, (1 + LEVEL) / 2)) * std / math.sqrt(seeds)
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))

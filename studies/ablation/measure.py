@@ -5,11 +5,11 @@ import argparse
 from protodl.core.config import load_params
 from protodl.core.process import run_script
 from protodl.core.stage import Stage
-from protodl.core.training_log import Means
 from protodl.evaluation.examiner import Examiner, means
 from protodl.network.cases import measure_case_base
 from protodl.network.checkpoint import load_network
 from protodl.network.network import PrototypeNetwork
+from studies.measured import Measured
 
 
 def measure(network: PrototypeNetwork, examiner: Examiner) -> dict[str, float]:
@@ -21,12 +21,12 @@ def measure(network: PrototypeNetwork, examiner: Examiner) -> dict[str, float]:
 
 
 def measure_variant(options: argparse.Namespace) -> None:
-    """Measure every seed of a variant; write the means."""
+    """Measure every seed of a variant; write each one's numbers and their means."""
     params = load_params(options.params)
     examiner = Examiner.load(params, options.row, options.data, options.judge)
     paths = [options.models / f"seed-{seed}.pt" for seed in params.seeds]
     seeds = [measure(load_network(path).to(examiner.device), examiner) for path in paths]
-    Means(mean=means(seeds)).write(options.metrics)
+    Measured(mean=means(seeds), seeds=seeds).write(options.metrics)
 
 
 OPTIONS = {

@@ -1,7 +1,6 @@
 """Stage report: the study's table, the same as JSON, and its picture."""
 
 import argparse
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +11,10 @@ from protodl.core.config import Params, load_params
 from protodl.core.experiment_config import Experiment
 from protodl.core.process import run_script
 from protodl.core.stage import Stage
-from protodl.core.training_log import Means, SeedLog
+from protodl.core.training_log import SeedLog
 from protodl.data.datasets import recorded_info
+from protodl.evaluation.measures import MEASURES
+from protodl.evaluation.uncertainty import difference_error
 from protodl.network.checkpoint import load_network
 from protodl.network.head import prototype_classes
 from protodl.network.network import PrototypeNetwork
@@ -21,9 +22,11 @@ from protodl.report.figures.page import save
 from protodl.report.results import differences as differing
 from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
 from studies.ablation import picture
+from studies.measured import Measured
 from studies.pages import headings, meanings, value, write
 
-BASES = ("mnist-small-deconv", "cifar10-small-deconv")  # the project's rows that are the defaults
+ACCURACY = "validation_accuracy"
+BASES = ("fashion-mnist-small-deconv", "cifar10-small-deconv")  # the project's rows that are the defaults
 
 COLUMNS = (  # measures beside the accuracy
     "decode_agreement",
@@ -37,6 +40,13 @@ COLUMNS = (  # measures beside the accuracy
     "coverage",
     "keep_1_accuracy",
 )
+CONCLUDED = (  # of these, those that the page draws conclusions from
+    "decode_agreement",
+    "independent_agreement",
+    "case_agreement",
+    "cycle_identity",
+    "duplicates",
+)
 
 
 class Variant(NamedTuple):
@@ -45,7 +55,8 @@ class Variant(NamedTuple):
     name: str
     experiment: Experiment
     changes: dict[str, str]  # what it has otherwise than the default of its data set
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # means over the seeds, or of the worst
+    seeds: list[dict[str, float]]  # metrics of each
     logs: list[SeedLog]
 
     @property
@@ -61,7 +72,7 @@ class Variant(NamedTuple):
     @property
     def accuracy(self) -> float:
         """Validation accuracy, a share."""
-        return self.metrics["validation_accuracy"]
+        return self.metrics[ACCURACY]
 
     def record(self) -> dict[str, Any]:
         """The row as it stands in the JSON."""
@@ -70,6 +81,7 @@ class Variant(NamedTuple):
             "dataset": self.dataset,
             "changes": self.changes,
             "metrics": self.metrics,
+            "validation_accuracies": [seed[ACCURACY] for seed in self.seeds],
             "selected_epochs": [log.selected_epoch for log in self.logs],
             "train_seconds": sum(log.train_seconds for log in self.logs),
             "environment": self.logs[0].environment,
@@ -86,10 +98,12 @@ def read_variants(params: Params, rows: Path) -> list[Variant]:
     variants = []
     for name, experiment in params.experiments.items():
         default = params.experiment(f"{experiment.dataset}-default")
-        metrics = Means.read(rows / name / "metrics.json").mean
+        measured = Measured.read(rows / name / "metrics.json")
+        worst = [name for name in COLUMNS if MEASURES[name].of_worst_seed and name in measured.mean]
+        metrics = measured.mean | {name: min(s[name] for s in measured.seeds) for name in worst}
         logs = [SeedLog.read(rows / name / "training" / f"seed-{s}.json") for s in params.seeds]
         changes = differences(default, experiment)
-        variants.append(Variant(name, experiment, changes, metrics, logs))
+        variants.append(Variant(name, experiment, changes, metrics, measured.seeds, logs))
     return variants
 
 
@@ -106,7 +120,8 @@ def differences(default: Experiment, experiment: Experiment) -> dict[str, str]:
 def page(variants: Sequence[Variant], params: Params, picture: str) -> str:
     """The study as a page in Markdown."""
     heading = ["# Ablation"] + ([SAMPLE_HEADING] if params.data.source == "sample" else [])
-    parts = [*heading, introduction(variants, params), table(variants), *words(variants)]
+    parts = [*heading, introduction(variants, params), table(variants), *verdicts(variants)]
+    parts += words(variants)
     parts += [f"![Prototypes of each variant, the strongest one of each class]({picture})", CAPTION]
     return "\n\n".join(parts) + "\n"
 
@@ -115,34 +130,30 @@ CAPTION = """\
 For each class the prototype with the strongest weight, decoded. A bar below: the network itself \
 puts this picture into another class. Empty: no prototype stands for the class."""
 ONE_SEED = (
-    "How much they add, one seed does not tell: a difference says how these two networks differ, "
-    "not what a change does in general."
+    "One seed each: how certain a difference is cannot be told, so nothing follows from it beyond "
+    "these networks."
 )
+ERRORS = """\
+A row ± holds half of the 95 % interval of a difference between two rows above it, by Student's t \
+from the spread over seeds within all variants of the data set; it holds for these validation \
+images."""
 PORT = """\
 - `port` is the published port's recipe (Adam with a constant learning rate, batches of 250, all \
 of each batch decoded), made for 1,500 epochs and cut to the same {epochs} here: its row says what \
-equally long training gives, not what that recipe reaches. On CIFAR-10 its elastic deformation is \
-off, as in the other rows."""
+equally long training gives, not what that recipe reaches. Its elastic deformation is off, as in \
+the other rows."""
 
 
 def introduction(variants: Sequence[Variant], params: Params) -> str:
     """What was compared, and how far a difference can be trusted."""
     bases = " and ".join(BASES)
     validation, seeds = params.training.validation_size, len(params.seeds)
-    noise = ", ".join(
-        f"{200 * math.sqrt(2 * v.accuracy * (1 - v.accuracy) / validation):.1f} on "
-        f"{recorded_info(v.logs[0]).title}"
-        for v in variants
-        if v.short == "default"
-    )
+    certain = ONE_SEED if seeds == 1 else f"Means over {seeds} seeds. {ERRORS}"
     return (
         f"Each row differs from the default of its data set in what is listed below the table, and "
         f"in nothing else; the defaults are the recipes {bases}, cut to {_epochs(variants)} "
         f"epochs. Accuracy is that of the {validation:,} validation images, which also chose "
-        f"each variant's epoch; the test split was not read. "
-        f"{'One seed each' if seeds == 1 else f'Means over {seeds} seeds'}. Differences up to "
-        f"about these percentage points can come from the choice of images alone (two standard "
-        f"errors): {noise}; other seeds add to that. {ONE_SEED if seeds == 1 else ''}".rstrip()
+        f"each variant's epoch; the test split was not read. {certain}"
     )
 
 
@@ -151,19 +162,66 @@ def _epochs(variants: Sequence[Variant]) -> str:
 
 
 def table(variants: Sequence[Variant]) -> str:
-    """All variants; a dash where a number has no meaning."""
-    defaults = {v.dataset: v.accuracy for v in variants if v.short == "default"}
+    """All variants, below those of a data set how far they can be told apart.
+
+    A dash where a number has no meaning.
+    """
     names = ["variant", "validation accuracy (%)", "difference", *headings(COLUMNS)]
-    cells = [
-        [
-            v.name,
-            value("validation_accuracy", v.metrics),
-            NONE if v.short == "default" else f"{100 * (v.accuracy - defaults[v.dataset]):+.2f}",
-            *(value(name, v.metrics) for name in COLUMNS),
-        ]
-        for v in variants
-    ]
+    cells = []
+    for group in by_dataset(variants):
+        default = group[0].accuracy
+        for v in group:
+            difference = NONE if v is group[0] else f"{100 * (v.accuracy - default):+.2f}"
+            shown = [value(name, v.metrics) for name in COLUMNS]
+            cells.append([v.name, value(ACCURACY, v.metrics), difference, *shown])
+        if errors := uncertainties(group):
+            shown = [value(name, errors) for name in (ACCURACY, *COLUMNS)]
+            cells.append([f"± {group[0].dataset}", NONE, *shown])
     return markdown_table(names, cells)
+
+
+def by_dataset(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """The variants of each data set, its default first."""
+    groups: dict[str, list[Variant]] = {}
+    for variant in sorted(variants, key=lambda v: v.short != "default"):
+        groups.setdefault(variant.dataset, []).append(variant)
+    return list(groups.values())
+
+
+def uncertainties(group: Sequence[Variant]) -> dict[str, float]:
+    """By measure half of the 95 % interval of a difference; empty for a single seed."""
+    if len(group[0].seeds) == 1:
+        return {}
+    names = [name for name in (ACCURACY, *COLUMNS) if not MEASURES[name].of_worst_seed]
+    known = {name: [v.seeds for v in group if name in v.metrics] for name in names}
+    return {
+        name: difference_error([[seed[name] for seed in seeds] for seeds in some])
+        for name, some in known.items()
+        if some
+    }
+
+
+def verdicts(variants: Sequence[Variant]) -> Iterator[str]:
+    """By data set and measure the variants whose difference is larger than its uncertainty."""
+    if len(variants[0].seeds) == 1:
+        return
+    yield "## What follows"
+    yield "Differences from the default that are larger than their uncertainty, and no others:"
+    lines = []
+    for group in by_dataset(variants):
+        default, errors = group[0], uncertainties(group)
+        title = recorded_info(default.logs[0]).title
+        for name in (ACCURACY, *CONCLUDED):
+            found = [
+                f"`{v.short}` {MEASURES[name].text(v.metrics[name])}"
+                for v in group[1:]
+                if name in v.metrics
+                and abs(v.metrics[name] - default.metrics[name]) > errors[name]
+            ]
+            heading, usual = MEASURES[name].heading, value(name, default.metrics)
+            listed = ", ".join(found) if found else "no variant"
+            lines.append(f"- {title}, {heading}, default {usual}: {listed}.")
+    yield "\n".join(lines)
 
 
 def words(variants: Sequence[Variant]) -> Iterator[str]:

@@ -9,10 +9,11 @@ from statistics import fmean
 from protodl.core.config import Params, load_params
 from protodl.core.process import run_script
 from protodl.core.stage import Stage
-from protodl.core.training_log import Means, SeedLog
+from protodl.core.training_log import SeedLog
 from protodl.evaluation.uncertainty import seeds_error
 from protodl.report.results import read_row
 from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
+from studies.measured import Measured
 from studies.pages import headings, meanings, value, write
 
 QUALITY = (  # measures of the second table
@@ -78,7 +79,7 @@ def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> lis
         logs = [
             SeedLog.read(without / row / "training" / f"seed-{seed}.json") for seed in study.seeds
         ]
-        metrics = Means.read(without / row / "metrics.json").mean
+        metrics = Measured.read(without / row / "metrics.json").mean
         # Nothing changed the networks after the epoch that was kept.
         plain = Side([log.selected_accuracy for log in logs], metrics, logs)
         pairs.append(Pair(row, Side(accuracies, dict(table.metrics.mean), table.logs), plain))
@@ -87,12 +88,12 @@ def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> lis
 
 INTRODUCTION = """\
 Each row of the table is compared with the same training without what was added to the published \
-method for the sake of its explanations: the classification of decoded prototypes, the cycle \
-term and the diversity term have weight 0 (`loss.decoded_prototype_classification`, `.cycle`, \
-`.diversity`), and no prototype is moved afterwards (`model.project: false`). All else of \
-the recipe is the same, seeds, epochs and validation images included. Accuracy is that of the \
-{validation:,} validation images, which also chose the epoch on both sides; the test split \
-was not read."""
+method for the sake of its explanations: the classification of decoded prototypes, by the network \
+and by the teacher, the cycle term and the diversity term have weight 0 \
+(`loss.decoded_prototype_classification`, `.recognition`, `.cycle`, `.diversity`), and no prototype \
+is moved afterwards (`model.project: false`). All else of the recipe is the same, seeds, epochs and \
+validation images included. Accuracy is that of the {validation:,} validation images, which also \
+chose the epoch on both sides; the test split was not read."""
 READING = """\
 - Difference: mean accuracy with, less without, over seeds {seeds}, in percentage points; ± half \
 of its 95 % interval, by Student's t from the differences seed by seed, whose initial weights are \

@@ -5,7 +5,12 @@ from statistics import NormalDist, fmean, stdev
 import numpy as np
 import pytest
 
-from protodl.evaluation.uncertainty import images_interval, seeds_error, seeds_interval
+from protodl.evaluation.uncertainty import (
+    difference_error,
+    images_interval,
+    seeds_error,
+    seeds_interval,
+)
 
 
 @pytest.mark.parametrize(("seeds", "t"), [(2, 12.7062), (3, 4.3027), (5, 2.7764), (31, 2.0423)])
@@ -21,6 +26,13 @@ def test_the_interval_holds_in_95_of_100_cases() -> None:
     assert 0.94 < fmean(low <= 0.7 <= high for low, high in ends) < 0.96
     errors = [seeds_error(seeds) for seeds in draws[:9]]
     assert errors == pytest.approx([(high - low) / 2 for low, high in ends[:9]])
+
+
+def test_equal_groups_differ_by_more_than_the_error_in_5_of_100_cases() -> None:
+    groups = np.random.default_rng(0).normal(0.7, 0.01, (2000, 10, 2)).tolist()
+    beyond = [abs(fmean(g[0]) - fmean(g[1])) > difference_error(g) for g in groups]
+    assert 0.04 < fmean(beyond) < 0.06
+    assert difference_error([[1.0, 3.0], [5.0, 7.0]]) == pytest.approx(4.3027 * 2**0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(("share", "images"), [(0.9933, 10_000), (0.5, 36), (1.0, 36), (0.0, 7)])

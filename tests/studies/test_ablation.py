@@ -17,7 +17,7 @@ from protodl.core.experiment_config import Experiment
 from protodl.core.machine import prepare_machine
 from protodl.data.datasets import DATASETS, Split, load_split, split_validation
 from protodl.data.download import download
-from protodl.evaluation.examiner import Examiner
+from protodl.evaluation.examiner import Examiner, means
 from protodl.network.checkpoint import save_network
 from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
@@ -27,13 +27,14 @@ from protodl.training.prototypes import build_network
 from protodl.training.trainer import Trainer, fit
 from studies.ablation import picture, report
 from studies.ablation.measure import measure
+from studies.measured import Measured
 from tests.factories import run_main, training
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "ablation"
 STUDY = load_params(FOLDER / "params.yaml")
 PROJECT = load_params(ROOT / "params.yaml")
-BASES = {"mnist": "mnist-small-deconv", "cifar10": "cifar10-small-deconv"}
+BASES = {"fashion-mnist": "fashion-mnist-small-deconv", "cifar10": "cifar10-small-deconv"}
 PLAIN = {
     "model.distance": "none",
     "model.project": "False",
@@ -87,7 +88,7 @@ def test_a_default_is_the_row_of_the_project_but_shorter(dataset: str) -> None:
 
 
 def test_shared_settings_are_the_projects() -> None:
-    assert STUDY.seeds == [0]
+    assert STUDY.seeds == [0, 1]
     assert (STUDY.training, STUDY.data) == (PROJECT.training, PROJECT.data)
 
 
@@ -103,14 +104,14 @@ def test_a_variant_differs_in_what_its_name_says(row: str) -> None:
 
 
 def test_every_variant_is_there_for_each_data_set() -> None:
-    counts = {"mnist": {5, 50}, "cifar10": {5, 15}}  # and the default's own
+    counts = {"fashion-mnist": {5, 50}, "cifar10": {5, 15}}  # and the default's own
     expected = {f"{d}-{name}" for d in BASES for name in ["default", *CHANGES]}
     expected |= {f"{d}-{count}-prototypes" for d, some in counts.items() for count in some}
     assert set(STUDY.experiments) == expected
 
 
 @pytest.mark.parametrize("dataset", list(BASES))
-def test_the_port_is_its_preset_but_short_and_without_elastic_colour_images(
+def test_the_port_is_its_preset_but_short_and_without_elastic_deformation(
     dataset: str, tmp_path: Path
 ) -> None:
     data = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -119,9 +120,8 @@ def test_the_port_is_its_preset_but_short_and_without_elastic_colour_images(
     whole = load_params(tmp_path / "params.yaml").experiment("whole")
     default, port = (STUDY.experiment(f"{dataset}-{name}") for name in ("default", "port"))
     before, after = flatten(whole.model_dump()), flatten(port.model_dump())
-    expected = {"epochs": "2"}
-    if dataset == "cifar10":
-        expected |= {"augment.elastic_alpha": "0.0", "model.num_prototypes": "50"}
+    expected = {"epochs": "8", "augment.elastic_alpha": "0.0"}
+    expected |= {"model.num_prototypes": "50"} if dataset == "cifar10" else {}
     assert {key: value for key, value in after.items() if value != before[key]} == expected
     assert port.model.num_prototypes == default.model.num_prototypes
 
@@ -133,7 +133,7 @@ def test_the_page_names_the_rows_that_the_variants_start_from() -> None:
 
 
 def tiny_split(experiment: Experiment, count: int) -> Split:
-    size, channels = (28, 1) if experiment.dataset == "mnist" else (32, 3)
+    size, channels = (32, 3) if experiment.dataset == "cifar10" else (28, 1)
     generator = torch.Generator().manual_seed(0)
     shape = (count, channels, size, size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -168,21 +168,21 @@ def test_an_unusual_variant_can_be_trained(dataset: str, name: str, tmp_path: Pa
 # --- measuring and reporting ------------------------------------------------------------------
 
 
-SMALL = ("mnist-default", "mnist-5-prototypes", "mnist-plain-layer")
+SMALL = ("fashion-mnist-default", "fashion-mnist-5-prototypes", "fashion-mnist-plain-layer")
 
 
 @pytest.fixture(name="sample", scope="module")
 def _sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
-    """Real images of MNIST: for training, held out."""
-    folder = tmp_path_factory.mktemp("mnist")
+    """Real images of Fashion-MNIST: for training, held out."""
+    folder = tmp_path_factory.mktemp("fashion-mnist")
     raw, images = folder / "raw", ROOT / "data" / "sample"
-    download("mnist", folder, source="sample", raw=raw, sample=images)
+    download("fashion-mnist", folder, source="sample", raw=raw, sample=images)
     return split_validation(load_split(folder / "train.pt"), 400, 0)
 
 
 @pytest.fixture(name="reported", scope="module")
 def _reported(tmp_path_factory: pytest.TempPathFactory, sample: tuple[Split, Split]) -> Path:
-    """The study's folder after a report on three untrained networks."""
+    """The study's folder after a report on three variants, two untrained networks of each."""
     folder = tmp_path_factory.mktemp("study")
     data = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
     data["base"] = str(ROOT / "params.yaml")
@@ -191,13 +191,16 @@ def _reported(tmp_path_factory: pytest.TempPathFactory, sample: tuple[Split, Spl
     params = load_params(folder / "params.yaml")
     torch.manual_seed(0)
     cpu = torch.device("cpu")
-    examiner = Examiner(*sample, None, Judge(DATASETS["mnist"]).eval(), STUDY.defaults.loss, cpu)
+    judge = Judge(DATASETS["fashion-mnist"]).eval()
+    examiner = Examiner(*sample, None, judge, STUDY.defaults.loss, cpu)
     for row, experiment in params.experiments.items():
-        network = build_network(experiment, sample[0], 0).eval()
-        save_network(network, folder / "models" / row / "seed-0.pt")
-        training(params, row, 0).write(folder / "rows" / row / "training" / "seed-0.json")
-        metrics = measure(network, examiner)
-        (folder / "rows" / row / "metrics.json").write_text(json.dumps({"mean": metrics}))
+        seeds = []
+        for seed in STUDY.seeds:
+            network = build_network(experiment, sample[0], seed).eval()
+            save_network(network, folder / "models" / row / f"seed-{seed}.pt")
+            training(params, row, seed).write(folder / f"rows/{row}/training/seed-{seed}.json")
+            seeds.append(measure(network, examiner))
+        Measured(mean=means(seeds), seeds=seeds).write(folder / "rows" / row / "metrics.json")
     assert run_report(folder) == 0
     return folder
 
@@ -216,24 +219,24 @@ def cells(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_the_table_says_what_was_measured(reported: Path) -> None:
     table = cells(reported)
-    assert list(table) == list(SMALL)
+    assert list(table) == [*SMALL, "± fashion-mnist"]
     records = {
         record["variant"]: record for record in json.loads((reported / "a.json").read_text())
     }
     for row in SMALL:
         accuracy = records[row]["metrics"]["validation_accuracy"]
         assert table[row]["validation accuracy (%)"] == f"{100 * accuracy:.2f}"
-    purity = records["mnist-5-prototypes"]["metrics"]["purity25"]
-    assert table["mnist-5-prototypes"]["purity@25 (%)"] == f"{100 * purity:.0f}"
-    assert table["mnist-5-prototypes"]["coverage"] == "5"
+    purity = records["fashion-mnist-5-prototypes"]["metrics"]["purity25"]
+    assert table["fashion-mnist-5-prototypes"]["purity@25 (%)"] == f"{100 * purity:.0f}"
+    assert table["fashion-mnist-5-prototypes"]["coverage"] == "5"
     difference = np.subtract(
         *(records[row]["metrics"]["validation_accuracy"] for row in reversed(SMALL[:2]))
     )
-    assert table["mnist-5-prototypes"]["difference"] == f"{100 * difference:+.2f}"
+    assert table["fashion-mnist-5-prototypes"]["difference"] == f"{100 * difference:+.2f}"
 
 
 def test_a_layer_without_prototypes_has_dashes(reported: Path) -> None:
-    plain = cells(reported)["mnist-plain-layer"]
+    plain = cells(reported)["fashion-mnist-plain-layer"]
     numbers = {name for name, cell in plain.items() if cell != NONE}
     assert numbers == {"variant", "validation accuracy (%)", "difference"}
 
@@ -243,8 +246,35 @@ def test_the_page_says_what_each_variant_changes(reported: Path) -> None:
     assert "- `default`: nothing\n" in text
     assert "- `5-prototypes`: model.num_prototypes `5`\n" in text
     assert "test split was not read" in text
-    assert "One seed each." in text and report.ONE_SEED in text
+    assert "Means over 2 seeds." in text and report.ONE_SEED not in text
     assert "sample" not in text
+
+
+def variants(**accuracies: list[float]) -> list[report.Variant]:
+    """Variants of Fashion-MNIST with these accuracies of their seeds, the default first."""
+    made = []
+    for name, values in accuracies.items():
+        row = f"fashion-mnist-{name.replace('_', '-')}"
+        seeds = [{"validation_accuracy": value} for value in values]
+        logs = [training(STUDY, row, seed) for seed, _ in enumerate(values)]
+        made.append(report.Variant(row, STUDY.experiment(row), {}, means(seeds), seeds, logs))
+    return made
+
+
+def test_only_what_is_larger_than_its_uncertainty_follows() -> None:
+    """Spread √2 of a point's hundredth in each of the three: 3.18 · 0.0141 / 1 = 0.045."""
+    some = variants(default=[0.90, 0.92], no_r1=[0.86, 0.88], no_r2=[0.96, 0.98])
+    error = report.uncertainties(some)["validation_accuracy"]
+    assert error == pytest.approx(3.1824 * 0.02 / 2**0.5, rel=1e-4)
+    text = "\n".join(report.verdicts(some))
+    assert "validation accuracy (%), default 91.00: `no-r2` 97.00.\n" in text
+    assert "| ± fashion-mnist | – | 4.50 |" in re.sub(" +", " ", report.table(some))
+
+
+def test_from_one_seed_nothing_follows() -> None:
+    some = variants(default=[0.90], no_r1=[0.5])
+    assert not list(report.verdicts(some)) and "±" not in report.table(some)
+    assert report.ONE_SEED in report.introduction(some, STUDY.model_copy(update={"seeds": [0]}))
 
 
 def test_the_picture_is_small_and_shows_each_variant_with_prototypes(reported: Path) -> None:
@@ -256,20 +286,20 @@ def test_the_picture_is_small_and_shows_each_variant_with_prototypes(reported: P
 
 def test_a_missing_result_is_named(reported: Path, tmp_path: Path, capfd: Any) -> None:
     folder = Path(shutil.copytree(reported, tmp_path / "study"))
-    (folder / "rows" / "mnist-5-prototypes" / "metrics.json").unlink()
+    (folder / "rows" / "fashion-mnist-5-prototypes" / "metrics.json").unlink()
     assert run_report(folder) == 1
-    assert "mnist-5-prototypes/metrics.json" in capfd.readouterr().err
+    assert "fashion-mnist-5-prototypes/metrics.json" in capfd.readouterr().err
 
 
 def test_a_study_without_a_default_is_refused() -> None:
-    rows = {"mnist-a": STUDY.experiment("mnist-no-r1")}
+    rows = {"fashion-mnist-a": STUDY.experiment("fashion-mnist-no-r1")}
     params = Params(seeds=[0], experiments=rows)
-    with pytest.raises(ConfigError, match="no row 'mnist-default'"):
+    with pytest.raises(ConfigError, match="no row 'fashion-mnist-default'"):
         report.read_variants(params, Path("nowhere"))
 
 
 def test_the_strongest_prototype_of_each_class_is_shown() -> None:
-    experiment = STUDY.experiment("mnist-default")
+    experiment = STUDY.experiment("fashion-mnist-default")
     network = build_network(experiment, tiny_split(experiment, 60), 0).eval()
     with torch.no_grad():
         network.head.weight[:, :] = 0.0
