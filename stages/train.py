@@ -101,7 +101,8 @@ def train_row(options: argparse.Namespace) -> None:
         try:
             log, is_kept = deliver_seed(options, row, seed, row_fails=bool(diverged))
             logs.append(log)
-            kept += [log] if is_kept else []
+            if is_kept:
+                kept.append(log)
         except TrainingError as error:
             diverged.append(str(error))
     if diverged:

@@ -110,12 +110,9 @@ class LossConfig(Section):
     distillation: Weight = 0.0  # of a teacher's answers for the images
     recognition: Weight = 0.0  # by the teacher, of decoded prototypes
     temperature: Annotated[float, Field(gt=0, le=1e3)] = 2.0  # by which these are softened
-    decoded_prototype_start: float = Field(
-        default=0.2, ge=0, lt=1
-    )  # share of training without these two
-    decoded_prototype_share: float = Field(
-        default=1.0, gt=0, le=1
-    )  # of the prototypes that a step takes
+    # Share of the training without the terms of decoded prototypes, and of these in a step.
+    decoded_prototype_start: float = Field(default=0.2, ge=0, lt=1)
+    decoded_prototype_share: float = Field(default=1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> Self:

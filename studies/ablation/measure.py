@@ -9,7 +9,7 @@ from protodl.evaluation.examiner import Examiner, means
 from protodl.network.cases import measure_case_base
 from protodl.network.checkpoint import load_network
 from protodl.network.network import PrototypeNetwork
-from studies.measured import Measured
+from studies.metrics import StudyMetrics
 
 
 def measure(network: PrototypeNetwork, examiner: Examiner) -> dict[str, float]:
@@ -26,7 +26,7 @@ def measure_variant(options: argparse.Namespace) -> None:
     examiner = Examiner.load(params, options.row, options.data, options.judge)
     paths = [options.models / f"seed-{seed}.pt" for seed in params.seeds]
     seeds = [measure(load_network(path).to(examiner.device), examiner) for path in paths]
-    Measured(mean=means(seeds), seeds=seeds).write(options.metrics)
+    StudyMetrics(mean=means(seeds), seeds=seeds).write(options.metrics)
 
 
 OPTIONS = {

@@ -22,7 +22,7 @@ from protodl.report.figures.page import save
 from protodl.report.results import differences as differing
 from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
 from studies.ablation import picture
-from studies.measured import Measured
+from studies.metrics import StudyMetrics
 from studies.pages import headings, meanings, value, write
 
 ACCURACY = "validation_accuracy"
@@ -98,7 +98,7 @@ def read_variants(params: Params, rows: Path) -> list[Variant]:
     variants = []
     for name, experiment in params.experiments.items():
         default = params.experiment(f"{experiment.dataset}-default")
-        measured = Measured.read(rows / name / "metrics.json")
+        measured = StudyMetrics.read(rows / name / "metrics.json")
         worst = [name for name in COLUMNS if MEASURES[name].of_worst_seed and name in measured.mean]
         metrics = measured.mean | {name: min(s[name] for s in measured.seeds) for name in worst}
         logs = [SeedLog.read(rows / name / "training" / f"seed-{s}.json") for s in params.seeds]

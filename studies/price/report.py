@@ -13,7 +13,7 @@ from protodl.core.training_log import SeedLog
 from protodl.evaluation.uncertainty import seeds_error
 from protodl.report.results import read_row
 from protodl.report.tables import NONE, SAMPLE_HEADING, format_seconds, hardware, markdown_table
-from studies.measured import Measured
+from studies.metrics import StudyMetrics
 from studies.pages import headings, meanings, value, write
 
 QUALITY = (  # measures of the second table
@@ -79,7 +79,7 @@ def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> lis
         logs = [
             SeedLog.read(without / row / "training" / f"seed-{seed}.json") for seed in study.seeds
         ]
-        metrics = Measured.read(without / row / "metrics.json").mean
+        metrics = StudyMetrics.read(without / row / "metrics.json").mean
         # Nothing changed the networks after the epoch that was kept.
         plain = Side([log.selected_accuracy for log in logs], metrics, logs)
         pairs.append(Pair(row, Side(accuracies, dict(table.metrics.mean), table.logs), plain))

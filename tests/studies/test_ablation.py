@@ -27,7 +27,7 @@ from protodl.training.prototypes import build_network
 from protodl.training.trainer import Trainer, fit
 from studies.ablation import picture, report
 from studies.ablation.measure import measure
-from studies.measured import Measured
+from studies.metrics import StudyMetrics
 from tests.factories import run_main, training
 
 ROOT = Path(__file__).parents[2]
@@ -200,7 +200,7 @@ def _reported(tmp_path_factory: pytest.TempPathFactory, sample: tuple[Split, Spl
             save_network(network, folder / "models" / row / f"seed-{seed}.pt")
             training(params, row, seed).write(folder / f"rows/{row}/training/seed-{seed}.json")
             seeds.append(measure(network, examiner))
-        Measured(mean=means(seeds), seeds=seeds).write(folder / "rows" / row / "metrics.json")
+        StudyMetrics(mean=means(seeds), seeds=seeds).write(folder / "rows" / row / "metrics.json")
     assert run_report(folder) == 0
     return folder
 

@@ -3,7 +3,7 @@
 from protodl.core.training_log import Means
 
 
-class Measured(Means):
+class StudyMetrics(Means):
     """A row's metrics.json in a study: the means, and what they are means of."""
 
     seeds: list[dict[str, float]]  # in the order of params.yaml
