@@ -14,7 +14,8 @@ from protodl.core.stage import run_reporting
 from protodl.pipeline.run import DATA_STAGES, reproduce, run_pipeline
 
 FOLDER = Path(__file__).parent
-STUDIES = {"ablation": False, "price": True}  # whether it compares with the table's rows
+# Whether it compares with the table's rows.
+STUDIES = {"ablation": False, "long": True, "price": True}
 ROW_STAGES = ("train", "measure")
 
 

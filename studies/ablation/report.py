@@ -26,7 +26,10 @@ from studies.metrics import StudyMetrics
 from studies.pages import headings, meanings, value, write
 
 ACCURACY = "validation_accuracy"
-BASES = ("fashion-mnist-small-deconv", "cifar10-small-deconv")  # the project's rows that are the defaults
+BASES = (
+    "fashion-mnist-small-deconv",
+    "cifar10-small-deconv",
+)  # the project's rows that are the defaults
 
 COLUMNS = (  # measures beside the accuracy
     "decode_agreement",
@@ -215,8 +218,7 @@ def verdicts(variants: Sequence[Variant]) -> Iterator[str]:
             found = [
                 f"`{v.short}` {MEASURES[name].text(v.metrics[name])}"
                 for v in group[1:]
-                if name in v.metrics
-                and abs(v.metrics[name] - default.metrics[name]) > errors[name]
+                if name in v.metrics and abs(v.metrics[name] - default.metrics[name]) > errors[name]
             ]
             heading, usual = MEASURES[name].heading, value(name, default.metrics)
             listed = ", ".join(found) if found else "no variant"

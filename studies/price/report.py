@@ -88,12 +88,12 @@ def read_pairs(study: Params, project: Params, without: Path, rows: Path) -> lis
 
 INTRODUCTION = """\
 Each row of the table is compared with the same training without what was added to the published \
-method for the sake of its explanations: the classification of decoded prototypes, by the network \
-and by the teacher, the cycle term and the diversity term have weight 0 \
-(`loss.decoded_prototype_classification`, `.recognition`, `.cycle`, `.diversity`), and no prototype \
-is moved afterwards (`model.project: false`). All else of the recipe is the same, seeds, epochs and \
-validation images included. Accuracy is that of the {validation:,} validation images, which also \
-chose the epoch on both sides; the test split was not read."""
+method for the sake of its explanations: the classification of decoded prototypes, by the \
+network and by the teacher, the cycle term and the diversity term have weight 0 \
+(`loss.decoded_prototype_classification`, `.recognition`, `.cycle`, `.diversity`), and no \
+prototype is moved afterwards (`model.project: false`). All else of the recipe is the same, \
+seeds, epochs and validation images included. Accuracy is that of the {validation:,} validation \
+images, which also chose the epoch on both sides; the test split was not read."""
 READING = """\
 - Difference: mean accuracy with, less without, over seeds {seeds}, in percentage points; ± half \
 of its 95 % interval, by Student's t from the differences seed by seed, whose initial weights are \

@@ -9,6 +9,7 @@ import yaml
 
 from protodl.core.config import flatten, load_params
 from protodl.core.training_log import SeedLog
+from studies.metrics import StudyMetrics
 from studies.price import report
 from tests.factories import run_main, training, write_params, write_rows
 
@@ -28,6 +29,7 @@ def test_rows_differ_from_the_tables_in_the_terms_for_explanations_only() -> Non
         assert {key: value for key, value in after.items() if value != before[key]} == {
             "model.project": "False",
             "loss.decoded_prototype_classification": "0.0",
+            "loss.recognition": "0.0",
             "loss.cycle": "0.0",
             "loss.diversity": "0.0",
         }
@@ -53,8 +55,8 @@ def build(folder: Path, better_by: float, seeds: Sequence[int] = (0, 1)) -> None
             log = training(params, row, seed)
             log.history[-1].validation["accuracy"] += points * (1 + seed / 10)
             log.write(folder / "without" / row / "training" / f"seed-{seed}.json")
-        text = json.dumps({"mean": QUALITY})
-        (folder / "without" / row / "metrics.json").write_text(text)
+        measured = StudyMetrics(mean=QUALITY, seeds=[QUALITY] * len(seeds))
+        measured.write(folder / "without" / row / "metrics.json")
 
 
 def run_report(folder: Path) -> int:
@@ -126,7 +128,9 @@ def test_one_seed_has_no_standard_error(tmp_path: Path) -> None:
 
 def test_a_row_without_prototypes_has_dashes(tmp_path: Path) -> None:
     build(tmp_path, better_by=0.0)
-    (tmp_path / "without" / "a" / "metrics.json").write_text('{"mean": {"validation_accuracy": 1}}')
+    plain = {"validation_accuracy": 1.0}
+    measured = StudyMetrics(mean=plain, seeds=[plain, plain])
+    measured.write(tmp_path / "without" / "a" / "metrics.json")
     assert run_report(tmp_path) == 0
     assert " 93 → – " in (tmp_path / "P.md").read_text()
 

@@ -127,11 +127,11 @@ def test_the_table_comes_first_where_a_study_compares_with_it(
     monkeypatch.setattr(run, "reproduce", noted("stages"))
     monkeypatch.setattr(sys, "argv", ["run", study, "--on", "auto"])
     assert run.main() == 0
-    first = ("pipeline", ROOT, "auto") if study == "price" else ("stages", ROOT, "")
+    first = ("pipeline", ROOT, "auto") if run.STUDIES[study] else ("stages", ROOT, "")
     assert called == [first, ("pipeline", ROOT / "studies" / study, "auto")]
 
 
-STUDY_ROWS = {"ablation": "mnist-default", "price": "grey"}
+STUDY_ROWS = {"ablation": "mnist-default", "price": "grey", "long": "grey"}
 
 
 @pytest.fixture(name="studies", scope="module")
@@ -190,13 +190,17 @@ def test_the_ablation_runs_on_the_sample(studies: Project, computed: Project) ->
     assert "seed-0" not in tracked(studies)
 
 
-def test_the_price_is_reported_beside_the_rows_of_the_table(studies: Project) -> None:
+@pytest.mark.parametrize(("study", "tables"), [("price", 2), ("long", 1)])
+def test_a_study_is_reported_beside_the_rows_of_the_table(
+    studies: Project, study: str, tables: int
+) -> None:
     names = ("check", "train@grey", "measure@grey", "report")
-    targets = [f"studies/price/dvc.yaml:{name}" for name in names]
+    targets = [f"studies/{study}/dvc.yaml:{name}" for name in names]
     studies.dvc("repro", "--single-item", *targets)
-    text = (studies.folder / "studies" / "price" / "PRICE.md").read_text()
+    page = f"{study.upper()}.md"
+    text = (studies.folder / "studies" / study / page).read_text()
     assert "NOT comparable" in text
-    assert len(re.findall(r"^\| grey", text, re.MULTILINE)) == 2
-    assert "protodl-price" in experiments(studies)
-    assert "PRICE.md" in tracked(studies)
+    assert len(re.findall(r"^\| grey", text, re.MULTILINE)) == tables
+    assert f"protodl-{study}" in experiments(studies)
+    assert page in tracked(studies)
     assert "seed-0" not in tracked(studies)
