@@ -55,7 +55,7 @@ check: $(INSTALLED) ## style, types, import order, params.yaml and dvc.yaml
 repro: $(INSTALLED) ## the whole table on the full data; ROW=mnist-small-deconv for one row, JOBS=2 in parallel
 	protodl run $(ROW) $(if $(JOBS),-j $(JOBS))
 
-ablation: $(INSTALLED) ## what each part of the recipe does, in 32 short trainings; JOBS=2 in parallel, ON=auto on Ray
+ablation: $(INSTALLED) ## what each part of the recipe does, in short trainings; JOBS=2 in parallel, ON=auto on Ray
 	python -m studies.run ablation $(if $(JOBS),-j $(JOBS))$(if $(ON), --on $(ON))
 
 price: $(INSTALLED) ## what the explanations cost in accuracy: the whole table again without; JOBS, ON
