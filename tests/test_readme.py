@@ -94,9 +94,3 @@ def test_every_make_target_that_is_named_exists(page: str) -> None:
     named = set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
     assert named <= TARGETS
     assert named or page.startswith("docs/")
-
-
-@pytest.mark.parametrize("page", ["README.md", "Makefile"])
-def test_the_ablation_is_as_large_as_is_said(page: str) -> None:
-    count = len(load_params(ROOT / "studies" / "ablation" / "params.yaml").experiments)
-    assert f"{count} short trainings" in (ROOT / page).read_text(encoding="utf-8")
