@@ -95,9 +95,9 @@ def model_card(row: ResultRow, files: RowFiles, params: Params) -> str:
     )
 
 
-def _listed(config: BaseModel, without: str) -> str:
-    """What is not switched off, without one value."""
-    values = config.model_dump(exclude={without})
+def _listed(config: BaseModel, *without: str) -> str:
+    """What is not switched off, without some values."""
+    values = config.model_dump(exclude=set(without))
     on = [name if value is True else f"{name} {value:g}" for name, value in values.items() if value]
     return ", ".join(on) or "none"
 

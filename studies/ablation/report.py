@@ -137,9 +137,8 @@ ONE_SEED = (
     "these networks."
 )
 ERRORS = """\
-A row ± holds half of the 95 % interval of a difference between two rows above it, by Student's t \
-from the spread over seeds within all variants of the data set; it holds for these validation \
-images."""
+A row ± holds half of the 95 % interval of a difference between two rows above it: Student's t and \
+the spread over seeds within all variants of the data set. It holds for these validation images."""
 PORT = """\
 - `port` is the published port's recipe (Adam with a constant learning rate, batches of 250, all \
 of each batch decoded), made for 1,500 epochs and cut to the same {epochs} here: its row says what \
