@@ -208,7 +208,10 @@ def verdicts(variants: Sequence[Variant]) -> Iterator[str]:
     if len(variants[0].seeds) == 1:
         return
     yield "## What follows"
-    yield "Differences from the default that are larger than their uncertainty, and no others:"
+    yield (
+        "Differences from the default that are larger than their uncertainty, and no others. Of "
+        "those that mean nothing, one in twenty is larger too:"
+    )
     lines = []
     for group in by_dataset(variants):
         default, errors = group[0], uncertainties(group)
