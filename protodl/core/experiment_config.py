@@ -33,7 +33,7 @@ Weight = Annotated[float, Field(ge=0, le=1e6)]
 Rate = Annotated[float, Field(gt=0, le=1e30)]
 
 PresetName = Literal["paper", "port"]
-ReconstructionNorm = Literal["l2", "squared_l2", "l1"]
+ReconstructionNorm = Literal["l2", "squared_l2", "l1", "cross_entropy"]
 
 
 def _registered_in(registry: Mapping[str, str]) -> Callable[[Any], Any]:

@@ -168,19 +168,35 @@ def reconstruction(
 def reconstruction_error(
     reconstructions: Tensor, images: Tensor, norm: ReconstructionNorm
 ) -> Tensor:
-    """Error (N,) of each reconstruction x̂ of an image x, both (N, C, H, W).
+    """Error (N,) of each reconstruction x̂ of an image x, both (N, C, H, W), C H W pixels i.
 
-    `squared_l2`: ‖x̂ - x‖₂² (paper); `l2`: ‖x̂ - x‖₂ (port); `l1`: ‖x̂ - x‖₁ (port, large row).
+    `squared_l2`: ‖x̂ - x‖₂² (paper); `l2`: ‖x̂ - x‖₂ (port); `l1`: ‖x̂ - x‖₁ (port, large row);
+    `cross_entropy`: -Σ_i x_i log x̂_i + (1 - x_i) log(1 - x̂_i) (Kingma, Welling 2014, appendix
+    C.1), whose gradient does not vanish where a sigmoid has given up and says black.
     """
-    difference = reconstructions.to(images.dtype).flatten(1) - images.flatten(1)
-    return _NORMS[norm](difference)
+    # Logarithms need full precision, which autocast would not give.
+    with torch.autocast(images.device.type, enabled=False):
+        return _ERRORS[norm](reconstructions.to(images.dtype).flatten(1), images.flatten(1))
 
 
-_NORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "l2": lambda difference: torch.linalg.vector_norm(difference, dim=1),
-    "squared_l2": lambda difference: difference.square().sum(dim=1),
-    "l1": lambda difference: difference.abs().sum(dim=1),
+def _length(difference: Tensor) -> Tensor:
+    """‖·‖₂ (N,) of each row (N, M)."""
+    return torch.linalg.vector_norm(difference, dim=1)
+
+
+_ERRORS: Mapping[ReconstructionNorm, Callable[[Tensor, Tensor], Tensor]] = {
+    "l2": lambda again, image: _length(again - image),
+    "squared_l2": lambda again, image: (again - image).square().sum(dim=1),
+    "l1": lambda again, image: (again - image).abs().sum(dim=1),
+    "cross_entropy": lambda again, image: _cross_entropy(again, image).sum(dim=1),
 }
+
+
+def _cross_entropy(again: Tensor, image: Tensor) -> Tensor:
+    """Of each pixel; unlike torch's own it lets a diverging training go on to where that is told."""
+    limits = torch.finfo(again.dtype)
+    sure = again.clamp(limits.tiny, 1 - limits.eps)  # within what has a logarithm
+    return -(image * sure.log() + (1 - image) * (-sure).log1p())
 
 
 def r1(distances: Tensor) -> Tensor:
@@ -205,7 +221,7 @@ def cycle(codes: Tensor, prototypes: Tensor) -> Tensor:
     0 where the network sees in a decoded prototype the prototype itself.
     """
     difference = codes.to(prototypes.dtype) - prototypes
-    return _NORMS["l2"](difference).mean()
+    return _length(difference).mean()
 
 
 def diversity(prototypes: Tensor) -> Tensor:
@@ -219,7 +235,7 @@ def diversity(prototypes: Tensor) -> Tensor:
         return prototypes.new_zeros(())
     held = prototypes.detach()
     nearest = exact_distances(held, held).fill_diagonal_(torch.inf).argmin(dim=1)
-    gaps = _NORMS["l2"](prototypes - prototypes[nearest])
+    gaps = _length(prototypes - prototypes[nearest])
     return -gaps.clamp_min(SMALLEST_GAP).log().mean()
 
 

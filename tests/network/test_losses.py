@@ -44,6 +44,30 @@ def test_reconstruction_norms() -> None:
         torch.testing.assert_close(error, torch.tensor(values))
 
 
+def test_cross_entropy_of_a_reconstruction() -> None:
+    images, logits = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    error = reconstruction_error(logits.sigmoid(), images, "cross_entropy")
+    expected = F.binary_cross_entropy_with_logits(logits, images, reduction="none")
+    torch.testing.assert_close(error, expected.flatten(1).sum(1))
+
+
+def test_cross_entropy_brings_a_pixel_back_that_a_sigmoid_has_given_up() -> None:
+    images = torch.tensor([0.4, 0.0, 1.0]).view(1, 1, 1, 3)
+    for norm, least in {"cross_entropy": 0.39, "l1": 0.0, "l2": 0.0}.items():
+        logits = torch.tensor([-60.0, -200.0, 200.0]).view(1, 1, 1, 3).requires_grad_()
+        reconstruction_error(logits.sigmoid(), images, norm).sum().backward()  # type: ignore[arg-type]
+        assert logits.grad is not None
+        pulled = logits.grad.flatten().neg().tolist()
+        assert pulled == pytest.approx([least, 0, 0], abs=0.02)
+
+
+def test_a_reconstruction_that_is_no_number_has_an_error_that_is_none() -> None:
+    """The training says then what diverged."""
+    nothing = torch.full((1, 1, 2, 2), torch.nan)
+    error = reconstruction_error(nothing, torch.zeros(1, 1, 2, 2), "cross_entropy")
+    assert error.isnan().all()
+
+
 def test_a_perfect_reconstruction_has_a_finite_gradient() -> None:
     images = torch.rand(2, 1, 4, 4)
     reconstructions = images.clone().requires_grad_()
