@@ -193,7 +193,7 @@ _ERRORS: Mapping[ReconstructionNorm, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _cross_entropy(again: Tensor, image: Tensor) -> Tensor:
-    """Of each pixel; unlike torch's own it lets a diverging training go on to where that is told."""
+    """Of each pixel; a diverging training gets to where it is told, which torch's own prevents."""
     limits = torch.finfo(again.dtype)
     sure = again.clamp(limits.tiny, 1 - limits.eps)  # within what has a logarithm
     return -(image * sure.log() + (1 - image) * (-sure).log1p())
