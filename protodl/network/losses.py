@@ -181,7 +181,8 @@ def reconstruction_error(
 
 def _length(difference: Tensor) -> Tensor:
     """‖·‖₂ (N,) of each row (N, M)."""
-    return torch.linalg.vector_norm(difference, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(difference, dim=1)
+    return lengths
 
 
 _ERRORS: Mapping[ReconstructionNorm, Callable[[Tensor, Tensor], Tensor]] = {
