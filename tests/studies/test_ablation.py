@@ -47,7 +47,7 @@ PLAIN = {
     "loss.cycle": "0.0",
     "loss.diversity": "0.0",
 }
-UNTAUGHT = {"loss.classification": "20.0", "loss.distillation": "0.0"}
+UNTAUGHT = {"loss.classification": "40.0", "loss.distillation": "0.0"}
 CHANGES: dict[str, dict[str, str]] = {
     "no-r1": {"loss.r1": "0.0"},
     "no-r2": {"loss.r2": "0.0"},
