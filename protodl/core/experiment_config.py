@@ -14,10 +14,12 @@ from protodl.core.mistakes import Section, one_of
 ENCODERS: dict[str, str] = {
     "small": "protodl.network.layers:SmallEncoder",
     "large": "protodl.network.layers:LargeEncoder",
+    "resnet": "protodl.network.residual:ResidualEncoder",
 }
 DECODERS: dict[str, str] = {
     "deconv": "protodl.network.layers:DeconvDecoder",
     "upconv": "protodl.network.layers:UpsampleDecoder",
+    "resnet": "protodl.network.residual:ResidualDecoder",
 }
 OPTIMIZERS: dict[str, str] = {
     "adam": "protodl.training.optimizers:adam",
@@ -69,13 +71,18 @@ class ModelConfig(Section):
     decoder: Annotated[str, BeforeValidator(_registered_in(DECODERS))] = "deconv"
     # Between the decoder's layers; `port`: sigmoid for an upconv decoder of grey images, else relu.
     decoder_activation: Literal["relu", "sigmoid", "port"] = "relu"
+    width: Annotated[int, Field(ge=1, le=1024)] = 32  # channels of the resnet's first maps
+    code_size: Annotated[int, Field(ge=1, le=4096)] = 64  # of the part of its codes with distances
     num_prototypes: Count = 15
     # `none`: no prototypes, a fully connected layer with ReLU in their place (a baseline).
     distance: Literal["euclidean", "squared_euclidean", "none"] = "euclidean"
     head_bias: bool = True
     encoder_init: Literal["torch", "he"] = "torch"
-    prototype_init: Literal["uniform", "xavier", "data"] = "data"
-    train_prototypes: bool = True  # false: they stay where they began (a baseline)
+    # `typical`: data that the data set's teacher is surest of.
+    prototype_init: Literal["uniform", "xavier", "data", "typical"] = "data"
+    # false: they stay where they began (a baseline); `follow_cases`: each stays the code of the
+    # training image that it began at.
+    train_prototypes: bool | Literal["follow_cases"] = True
     # After the training, onto training images; `until_class_nearest`: no farther than it takes for
     # the nearest one to be of the prototype's class.
     project: bool | Literal["until_class_nearest"] = False
@@ -83,10 +90,31 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _prototypes_to_speak_of(self) -> Self:
-        if self.distance == "none" and (self.project or not self.train_prototypes):
+        if self.distance == "none" and (self.project or self.train_prototypes is not True):
             raise ValueError(
                 "distance is none: there are no prototypes to project or to hold; say project: "
                 "false and train_prototypes: true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cases_to_follow(self) -> Self:
+        if self.train_prototypes == "follow_cases" and (
+            self.project or self.prototype_init not in ("data", "typical")
+        ):
+            raise ValueError(
+                "train_prototypes is follow_cases: prototypes are the codes of training images "
+                "from the start; say project: false and prototype_init: data or typical"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _code_in_two_parts(self) -> Self:
+        halves = {self.architecture == "resnet", self.decoder == "resnet"}
+        if len(halves) > 1:
+            raise ValueError(
+                "codes of the resnet have two parts, which its decoder alone reads; say "
+                "architecture: resnet and decoder: resnet, or neither"
             )
         return self
 

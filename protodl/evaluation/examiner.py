@@ -22,7 +22,6 @@ from protodl.evaluation.quality import (
     prototype_metrics,
 )
 from protodl.network.cases import CaseBase
-from protodl.network.head import exact_distances
 from protodl.network.judge import Judge, load_judge
 from protodl.network.network import PrototypeNetwork
 
@@ -62,7 +61,7 @@ class Examiner:
         metrics, confusion = self._test(network)
         metrics["validation_accuracy"] = self.validation_accuracy(network)
         facts = prototype_facts(network, self.judge, case_base, self.train)
-        between = exact_distances(network.prototypes, network.prototypes).detach().cpu()
+        between = network.between(network.prototypes, network.prototypes).detach().cpu()
         metrics |= prototype_metrics(facts, between)
         alike = judged_alike(network, self.judge, self.validation)
         metrics["independent_reconstruction_agreement"] = alike

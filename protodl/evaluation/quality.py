@@ -45,15 +45,16 @@ def prototype_facts(
     decoded = network(pictures, decode=False)
     classes = prototype_classes(weight)
     codes, labels = case_base.codes.to(weight.device), case_base.labels.to(weight.device)
-    cases = nearest_cases(prototypes.cpu(), case_base.codes, 1)[0][:, 0]
+    compared = network.compared(prototypes)
+    cases = nearest_cases(compared.cpu(), case_base.codes, 1)[0][:, 0]
     facts = {
         "class": classes,  # that it stands for
         "dominance": class_dominance(weight),
         "decoded_class": decoded.logits.argmax(dim=1),  # what the network says of its picture
         # The prototype nearest to its picture, encoded again.
-        "returned": exact_distances(decoded.codes, prototypes).argmin(dim=1),
-        "purity25": purity(prototypes, classes, codes, labels, PURITY_NEIGHBOURS),
-        "manifold_ratio": manifold_ratio(prototypes, codes, DENSITY_CASES),
+        "returned": network.between(decoded.codes, prototypes).argmin(dim=1),
+        "purity25": purity(compared, classes, codes, labels, PURITY_NEIGHBOURS),
+        "manifold_ratio": manifold_ratio(compared, codes, DENSITY_CASES),
         "alike": alike(classes, pictures),  # the first prototype that looks like it
         "judged_class": judge.verdicts(pictures.cpu()),  # what the judge says of its picture
         "case": cases,  # index of the nearest training case, over all classes

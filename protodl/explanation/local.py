@@ -97,7 +97,11 @@ def measure(model: Model, image: Tensor) -> Numbers:
     distances = model.exact.distances(code.double())
     logits = model.exact.classify(distances)
     means, weight = model.usual.mean_distances.double(), model.exact.head.weight
-    cases = model.training_cases.nearest(code, NUM_CASES)[0] if model.training_cases else []
+    cases = (
+        model.training_cases.nearest(model.network.compared(code), NUM_CASES)[0]
+        if model.training_cases
+        else []
+    )
     error = relative_error(image[None], reconstruction)
     return Numbers(
         distances[0],

@@ -83,7 +83,7 @@ class Model:
         Raises:
             CheckpointError: network, case base and training images do not belong together.
         """
-        codes, prototypes = case_base.codes, network.prototypes
+        codes, prototypes = case_base.codes, network.compared(network.prototypes)
         means = case_base.usual.mean_distances
         problem = ""
         if codes.shape[1:] != prototypes.shape[1:] or len(means) != len(prototypes):

@@ -38,8 +38,9 @@ class Explainer(nn.Module):
         output: NetworkOutput = self.network(images, decode=False)
         weight = self.network.head.weight
         parts = contributions(output.distances, self.mean_distances, weight)
-        nearest = nearness(output.codes, self.codes, self.squares).argmin(dim=1)
-        to_case = (output.codes - self.codes[nearest]).square().sum(dim=1).sqrt()
+        codes = self.network.compared(output.codes)
+        nearest = nearness(codes, self.codes, self.squares).argmin(dim=1)
+        to_case = (codes - self.codes[nearest]).square().sum(dim=1).sqrt()
         return output.logits, parts, output.distances, to_case
 
 

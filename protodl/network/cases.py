@@ -30,7 +30,7 @@ from protodl.network.usual import (
 class CaseBase:
     """The training images as one trained network sees them, and what is usual for it."""
 
-    codes: Tensor  # (N, D) of the training images, in the order of the training split
+    codes: Tensor  # (N, D) of the training images, in their order: what is compared of them
     labels: Tensor  # (N,) their classes
     usual: Usual
 
@@ -43,7 +43,8 @@ def measure_case_base(network: PrototypeNetwork, train: Split, validation: Split
     to the nearest training image: an image beyond them is unlike what the network was trained on.
     """
     device = network.prototypes.device
-    codes = torch.cat([network.encode(images) for images, _ in batches(train, device)]).float()
+    found = [network.compared(network.encode(images)) for images, _ in batches(train, device)]
+    codes = torch.cat(found).float()
     logits = torch.cat([network.classify(network.distances(part)) for part in codes.split(5000)])
     codes, labels = codes.cpu(), train.labels.cpu()
     return CaseBase(codes, labels, _measure_usual(network, validation, codes, logits.cpu(), labels))
@@ -57,7 +58,8 @@ def _measure_usual(
         output: NetworkOutput = network(images)
         assert output.reconstructions is not None
         errors.append(relative_error(images, output.reconstructions).float().cpu())
-        outputs.append((output.logits.cpu(), output.distances.cpu(), output.codes.float().cpu()))
+        codes_seen = network.compared(output.codes).float().cpu()
+        outputs.append((output.logits.cpu(), output.distances.cpu(), codes_seen))
     shown, distances, seen = (torch.cat(parts) for parts in zip(*outputs, strict=True))
     error, statistics = torch.cat(errors), class_statistics(logits, labels)
     apart = deviation(shown, *statistics)

@@ -1,9 +1,10 @@
 """Encoders and decoders of Li et al. 2018, by name in core.experiment_config.
 
-An encoder is a module that is built from the channels and the side length of the images. Its
-`shapes` are those of an image (C, H, W), of the maps between its layers, and of the code; it turns
-images (N, C, H, W) into maps of the last shape. A decoder is built from these shapes and turns such
-maps into images in [0, 1] again.
+An encoder is a module that is built from a ModelConfig, the channels and the side length of the
+images. Its `shapes` are those of an image (C, H, W), of the maps between its layers, and of the
+code; it turns images (N, C, H, W) into maps of the last shape. Where it has `compared`, distances
+are taken on so many numbers of a code, the first, and not on all. A decoder is built from the
+ModelConfig and these shapes and turns such maps into images in [0, 1] again.
 
 Shapes: N images, C channels, H x W pixels, I channels in, O channels out.
 """
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
 
     widths: tuple[int, ...]  # output channels of each convolution
 
-    def __init__(self, channels: int, image_size: int) -> None:
+    def __init__(self, config: ModelConfig, channels: int, image_size: int) -> None:  # noqa: ARG002
         super().__init__()
         widths, sizes = (channels, *self.widths), layer_sizes(image_size, len(self.widths))
         self.shapes: list[Shape] = list(zip(widths, sizes, sizes, strict=True))
@@ -57,24 +58,23 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images into maps; flattened in the order (C, H, W) they are the codes."""
-        maps = self._arranged(images)
+        maps = arranged(images, self.layers)
         for layer in self.layers:
             maps = F.relu(layer(maps), inplace=True)
         return maps
 
-    def _arranged(self, images: Tensor) -> Tensor:
-        """The images in the memory format of the layers.
 
-        With one channel both formats look alike, and convolutions would take the slow one.
-        """
-        weight = self.layers[-1].weight
-        assert isinstance(weight, Tensor)
-        if weight.is_contiguous():
-            return images
-        n, c, h, w = images.shape
-        if c == 1:
-            return images.reshape(n, h * w).view(n, h, w, 1).permute(0, 3, 1, 2)
-        return images.contiguous(memory_format=torch.channels_last)
+def arranged(maps: Tensor, layers: nn.Module) -> Tensor:
+    """Maps (N, C, H, W) in the memory format of the kernels of layers.
+
+    With one channel both formats look alike, and convolutions would take the slow one.
+    """
+    if all(kernel.is_contiguous() for kernel in layers.parameters() if kernel.ndim == 4):
+        return maps
+    n, c, h, w = maps.shape
+    if c == 1:
+        return maps.reshape(n, h * w).view(n, h, w, 1).permute(0, 3, 1, 2)
+    return maps.contiguous(memory_format=torch.channels_last)
 
 
 class SmallEncoder(Encoder):
@@ -217,15 +217,15 @@ class Decoder(nn.Module):
     """A layer for each of the encoder's, in the opposite order: it enlarges what that one shrank.
 
     Args:
+        config: names the activation between the layers; a sigmoid follows the last.
         shapes: the encoder's, from the image to the code.
-        activation: between the layers; a sigmoid follows the last.
     """
 
     layer: type[TransposedConv2d] | type[ResizeConv2d]
 
-    def __init__(self, shapes: Sequence[Shape], activation: Activation) -> None:
+    def __init__(self, config: ModelConfig, shapes: Sequence[Shape]) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation = hidden_activation(config, channels=shapes[0][0])
         self.layers = nn.ModuleList(
             self.layer(i, o, small, large)
             for (i, small, _), (o, large, _) in pairwise(reversed(shapes))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protodl.core.experiment_config import LossConfig, ReconstructionNorm
+from protodl.core.experiment_config import Experiment, LossConfig, ReconstructionNorm
 from protodl.network.head import exact_distances, prototype_classes
 from protodl.network.network import NetworkOutput, PrototypeNetwork
 
@@ -56,7 +56,10 @@ class LossInputs:
     @cached_property
     def prototype_output(self) -> NetworkOutput:
         """The network's output for its own pictures of them, network(decode(p))."""
+        training = self.network.training
+        self.network.eval()  # as it is read when it is shown: by itself, not among images
         output: NetworkOutput = self.network(self.decoded, decode=False)
+        self.network.train(training)
         return output
 
     @property
@@ -94,9 +97,13 @@ TERMS: dict[str, Term] = {
         whole=True,
     ),
     "cycle": Term(
-        lambda x: cycle(x.prototype_output.codes, x.prototypes), "prototypes decoded", whole=True
+        lambda x: cycle(
+            x.network.compared(x.prototype_output.codes), x.network.compared(x.prototypes)
+        ),
+        "prototypes decoded",
+        whole=True,
     ),
-    "diversity": Term(lambda x: diversity(x.network.prototypes), whole=True),
+    "diversity": Term(lambda x: diversity(x.network.compared(x.network.prototypes)), whole=True),
     "distillation": Term(
         lambda x: distillation(x.output.logits, _lesson(x).logits, x.weights.temperature),
         taught=True,
@@ -109,9 +116,11 @@ TERMS: dict[str, Term] = {
 }
 
 
-def asks_teacher(weights: LossConfig) -> bool:
-    """Whether some term with a weight needs a teacher."""
-    return any(getattr(weights, name) > 0 for name, term in TERMS.items() if term.taught)
+def asks_teacher(experiment: Experiment) -> bool:
+    """Whether some term with a weight needs a teacher, or the choice of the first prototypes."""
+    taught = [name for name, term in TERMS.items() if term.taught]
+    weighted = any(getattr(experiment.loss, name) > 0 for name in taught)
+    return weighted or experiment.model.prototype_init == "typical"
 
 
 def decodes_prototypes(weights: LossConfig) -> bool:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protodl.core.experiment_config import DECODERS, ENCODERS, ModelConfig, registered
+from protodl.network import layers, residual  # noqa: F401  named there; DVC's deps follow imports
 from protodl.network.head import exact_distances, prototype_classes
-from protodl.network.layers import hidden_activation
 
 
 class NetworkOutput(NamedTuple):
@@ -42,14 +42,15 @@ class PrototypeNetwork(nn.Module):
                 raise ValueError(f"{name} = {number}: must be at least 1")
         self.config = config
         self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
-        self.encoder = registered(ENCODERS, config.architecture)(channels, image_size)
+        self.encoder = registered(ENCODERS, config.architecture)(config, channels, image_size)
         shapes = self.encoder.shapes
         self.code_shape = shapes[-1]
-        activation = hidden_activation(config, channels)
-        self.decoder = registered(DECODERS, config.decoder)(shapes, activation)
+        code_size = math.prod(self.code_shape)
+        self._compared: int | None = getattr(self.encoder, "compared", None)
+        self.decoder = registered(DECODERS, config.decoder)(config, shapes)
         self.prototypes = nn.Parameter(
-            torch.empty(config.num_prototypes, math.prod(self.code_shape)),
-            requires_grad=config.train_prototypes,
+            torch.empty(config.num_prototypes, code_size),
+            requires_grad=config.train_prototypes is True,
         )
         plain = config.distance == "none"
         self.plain_bias = nn.Parameter(torch.zeros(config.num_prototypes)) if plain else None
@@ -84,6 +85,17 @@ class PrototypeNetwork(nn.Module):
         """The prototypes as pictures (P, C, H, W) in [0, 1]."""
         return self.decode(self.prototypes)
 
+    def compared(self, codes: Tensor) -> Tensor:
+        """Of codes, or prototypes, (N, D) the part that distances are taken on: mostly all of it.
+
+        An encoder may add to a code what only the decoder is to know.
+        """
+        return codes if self._compared is None else codes[:, : self._compared]
+
+    def between(self, left: Tensor, right: Tensor) -> Tensor:
+        """Euclidean distances (M, N) of codes (M, D) and (N, D), on the part that is compared."""
+        return exact_distances(self.compared(left), self.compared(right))
+
     def distances(self, codes: Tensor) -> Tensor:
         """Distances (N, P) from codes (N, D) to the prototypes, squared if the variant says so.
 
@@ -91,12 +103,13 @@ class PrototypeNetwork(nn.Module):
         """
         # In full precision: a difference of near-equal numbers is what the explanation consists of.
         with torch.autocast(codes.device.type, enabled=False):
-            codes = codes.to(self.prototypes.dtype)
+            codes = self.compared(codes).to(self.prototypes.dtype)
+            prototypes = self.compared(self.prototypes)
             if self.plain_bias is not None:
-                return F.relu(F.linear(codes, self.prototypes, self.plain_bias))
+                return F.relu(F.linear(codes, prototypes, self.plain_bias))
             if self.config.distance == "squared_euclidean":
-                return (codes[:, None] - self.prototypes).square().sum(-1)
-            return exact_distances(codes, self.prototypes)
+                return (codes[:, None] - prototypes).square().sum(-1)
+            return exact_distances(codes, prototypes)
 
     def classify(self, distances: Tensor) -> Tensor:
         """Logits (N, K) from distances (N, P)."""
@@ -120,7 +133,7 @@ class PrototypeNetwork(nn.Module):
             labels: (M,) their classes. A prototype of a class without images takes any class's.
             until_class_nearest: see above.
         """
-        distances = exact_distances(self.prototypes, codes)
+        distances = self.between(self.prototypes, codes)
         classes = prototype_classes(self.head.weight)
         own = labels == classes[:, None]
         foreign = ~own & own.any(dim=1, keepdim=True)
@@ -130,7 +143,7 @@ class PrototypeNetwork(nn.Module):
             self.prototypes.copy_(goal)
             return cases
         for share in torch.linspace(0, 1, 21).tolist():
-            nearest = exact_distances(self.prototypes, codes).argmin(dim=1)
+            nearest = self.between(self.prototypes, codes).argmin(dim=1)
             other_class = labels[nearest] != labels[cases]
             self.prototypes[other_class] = start.lerp(goal, share)[other_class]
         return cases
@@ -141,7 +154,7 @@ class PrototypeNetwork(nn.Module):
         self.prototypes.copy_(self.encode(images).to(self.prototypes.dtype))
 
     def _initialise_prototypes(self) -> None:
-        """`uniform`: U(0, 1) as in the paper; `xavier`: the port; `data`: uniform, set later."""
+        """`uniform`: U(0, 1) as in the paper; `xavier`: the port; others: uniform, set later."""
         if self.config.prototype_init == "xavier":
             nn.init.xavier_uniform_(self.prototypes)
         else:

@@ -164,8 +164,12 @@ def _differences(row: str, params: Params, files: RowFiles) -> Iterable[str]:
 
 
 def differing_parameters(recorded: Mapping[str, Any], experiment: Experiment) -> Iterable[str]:
-    """Parameters of a training, nested or flat, that are not those of params.yaml."""
-    theirs, ours = flatten(recorded), flatten(experiment.model_dump())
+    """Parameters of a training, nested or flat, that are not those of params.yaml.
+
+    One that a training of an earlier version did not know had its default.
+    """
+    defaults = Experiment(dataset=experiment.dataset).model_dump()
+    theirs, ours = flatten(defaults) | flatten(recorded), flatten(experiment.model_dump())
     for key in {**ours, **theirs}:
         if theirs.get(key) != ours.get(key):
             yield f"it was trained with {key} = {theirs.get(key)}, params.yaml has {ours.get(key)}"

@@ -62,7 +62,7 @@ class Row:
         """
         settings, experiment = params.training, params.experiment(name)
         train, validation = load_training(data, settings)
-        runtime, asked = prepare_machine(settings), asks_teacher(experiment.loss)
+        runtime, asked = prepare_machine(settings), asks_teacher(experiment)
         return cls(
             name=name,
             experiment=experiment,
@@ -115,7 +115,7 @@ class Row:
         Raises:
             TrainingError, CheckpointError: as `protodl.training.trainer.fit`.
         """
-        network = build_network(self.experiment, self.train, seed)
+        network = build_network(self.experiment, self.train, seed, self.lesson)
         trainer = Trainer(
             network, self.train, self.validation, self.experiment, self.runtime, seed, self.lesson
         )

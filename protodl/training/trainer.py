@@ -22,7 +22,7 @@ from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.core.machine import Runtime
 from protodl.core.training_log import EpochRecord
 from protodl.data.augment import augmented
-from protodl.data.datasets import Split
+from protodl.data.datasets import Split, to_unit_interval
 from protodl.evaluation.accuracy import evaluate
 from protodl.network.losses import (
     TERMS,
@@ -34,7 +34,7 @@ from protodl.network.losses import (
 )
 from protodl.network.network import PrototypeNetwork
 from protodl.training.optimizers import build_optimizers, learning_rate, set_learning_rate
-from protodl.training.prototypes import project
+from protodl.training.prototypes import first_cases, project
 from protodl.training.step_graph import StepGraph
 
 
@@ -93,6 +93,7 @@ class Trainer:
         self.optimizers = build_optimizers(self.network, self.experiment.optimizer, recorded)
         averaging = self.experiment.optimizer.averaging > 0
         self.average = copy.deepcopy(self.network) if averaging else None
+        self.cases = self._cases()
         self.order_generator = torch.Generator().manual_seed(self.seed)
         self.augment_generator = torch.Generator(device).manual_seed(self.seed)
         self.graph = StepGraph([self.augment_generator]) if recorded else None
@@ -120,6 +121,9 @@ class Trainer:
         metrics = self._train_epoch(hooks)
         train_seconds = time.perf_counter() - start
         self._check_finite(metrics)
+        if self.cases is not None:
+            cases = to_unit_interval(self.train.images[self.cases])
+            self.kept_network.eval().set_prototypes(cases)
         result = evaluate(
             self.kept_network,
             self.validation,
@@ -205,9 +209,15 @@ class Trainer:
     def _step_on_device(self, batch: Tensor, decode_prototypes: bool, decay: float) -> Tensor:
         """All that a step does on the device, without waiting for it."""
         experiment, runtime = self.experiment, self.runtime
+        followed = None
+        if self.cases is not None:  # what is first in a batch is decoded too
+            followed = self._choose_prototypes()
+            batch = torch.cat([self.cases[followed], batch])
         images = augmented(self.train.images[batch], experiment.augment, self.augment_generator)
         labels = self.train.labels[batch]
-        chosen = self._choose_prototypes() if decode_prototypes else None
+        chosen = None
+        if decode_prototypes:
+            chosen = self._choose_prototypes() if followed is None else followed
         lesson = self.lesson and self.lesson._replace(logits=self.lesson.logits[batch])
         weights = experiment.loss
         # A graph must not find a cast that was made outside of it.
@@ -224,11 +234,22 @@ class Trainer:
             )
         loss = torch.stack(weighted(terms, weights)).sum()
         self._optimise(loss, decay)
+        if followed is not None:
+            codes = output.codes[: len(followed)].detach()
+            self.network.prototypes.data[followed] = codes.to(self.network.prototypes.dtype)
         correct = (output.logits.argmax(dim=1) == labels).float().mean()
         return torch.stack([correct, loss, *terms.values()]).detach()
 
+    def _cases(self) -> Tensor | None:
+        """Indices (P,) of the training images whose codes the prototypes are at any time, if so."""
+        model = self.experiment.model
+        if model.train_prototypes != "follow_cases":
+            return None
+        cases = first_cases(model, self.train, self.seed, self.lesson)
+        return cases.to(self.runtime.device)
+
     def _choose_prototypes(self) -> Tensor:
-        """Indices (S,) of the prototypes that this step decodes, drawn anew for each step."""
+        """Indices (S,) of the prototypes that this step decodes or renews, drawn anew each time."""
         total, generator = len(self.network.prototypes), self.augment_generator
         chances = torch.rand(total, generator=generator, device=self.runtime.device)
         return chances.topk(
@@ -252,8 +273,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         if self.average is not None:
-            averages = [parameter.data for parameter in self.average.parameters()]
-            torch._foreach_lerp_(averages, [p.data for p in self.network.parameters()], 1 - decay)
+            torch._foreach_lerp_(_numbers(self.average), _numbers(self.network), 1 - decay)
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
@@ -263,6 +283,11 @@ class Trainer:
         if bad:
             epoch = len(self.history) + 1
             raise TrainingError(f"seed {self.seed} in epoch {epoch} ({', '.join(bad)} not finite)")
+
+
+def _numbers(network: PrototypeNetwork) -> list[Tensor]:
+    """What is averaged of a network: parameters, and statistics that layers normalise by."""
+    return [value for value in network.state_dict().values() if value.is_floating_point()]
 
 
 def _merit(metrics: dict[str, float]) -> tuple[float, float]:

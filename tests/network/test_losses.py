@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from protodl.core.experiment_config import LossConfig, ModelConfig
+from protodl.core.experiment_config import Experiment, LossConfig, ModelConfig
 from protodl.network.head import prototype_classes
 from protodl.network.losses import (
     TERMS,
@@ -151,8 +151,10 @@ def test_only_a_row_that_is_taught_has_the_term() -> None:
     pictures = batch.network.decode(batch.network.prototypes[chosen])
     classes = prototype_classes(batch.network.head.weight)[chosen]
     assert found["recognition"] == F.cross_entropy(lesson.teacher(pictures), classes)
-    assert asks_teacher(batch.weights)
-    assert not asks_teacher(LossConfig())
+    assert asks_teacher(Experiment(dataset="mnist", loss=batch.weights))
+    assert not asks_teacher(Experiment(dataset="mnist"))
+    typical = ModelConfig(prototype_init="typical")
+    assert asks_teacher(Experiment(dataset="mnist", model=typical))
 
 
 def test_only_decoded_images_count_in_the_reconstruction_term() -> None:

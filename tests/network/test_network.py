@@ -292,7 +292,7 @@ def test_without_distances_a_plain_layer_answers() -> None:
 class MeanEncoder(torch.nn.Module):
     """A toy: the mean of each quarter of the image, and a linear layer on them."""
 
-    def __init__(self, channels: int, image_size: int) -> None:
+    def __init__(self, config: ModelConfig, channels: int, image_size: int) -> None:  # noqa: ARG002
         super().__init__()
         self.shapes = [(channels, image_size, image_size), (6, 1, 1)]
         self.layer = torch.nn.Linear(4 * channels, 6)
@@ -305,9 +305,9 @@ class MeanEncoder(torch.nn.Module):
 class FlatDecoder(torch.nn.Module):
     """A toy: one linear layer from the code to the pixels."""
 
-    def __init__(self, shapes: list[tuple[int, int, int]], activation: str) -> None:
+    def __init__(self, config: ModelConfig, shapes: list[tuple[int, int, int]]) -> None:  # noqa: ARG002
         super().__init__()
-        self.image_shape, self.activation = shapes[0], activation
+        self.image_shape = shapes[0]
         self.layer = torch.nn.Linear(math.prod(shapes[-1]), math.prod(shapes[0]))
 
     def forward(self, maps: Tensor) -> Tensor:
