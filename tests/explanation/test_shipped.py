@@ -10,6 +10,7 @@ from PIL import Image
 
 import protodl
 from protodl.core.config import load_params
+from protodl.core.experiment_config import ModelConfig
 from protodl.core.training_log import SeedEvaluation, SeedLog
 from protodl.data.pictures import InputError
 from protodl.explanation.loading import SHIPPED, shipped_rows
@@ -40,7 +41,7 @@ def test_they_are_those_of_the_committed_table(row: str) -> None:
     log = SeedLog.read(folder / "training" / f"seed-{model.seed}.json")
     assert measured["models_md5"] == locked_hashes(ROOT, f"train@{row}")[f"models/{row}"]
     assert measured["fingerprint"] == log.fingerprint
-    assert log.parameters["model"] == model.network.config.model_dump()
+    assert ModelConfig.model_validate(log.parameters["model"]) == model.network.config
     metrics = SeedEvaluation.read(folder / "evaluation" / f"seed-{model.seed}.json").metrics
     assert {name: measured[name] for name in metrics} == metrics
 
