@@ -12,6 +12,9 @@ from protodl.core.files import write_tensors
 from protodl.core.machine import Runtime
 from protodl.data.datasets import Split, info_of, to_unit_interval
 from protodl.evaluation.quality import prototype_facts
+from protodl.explanation.local import explain
+from protodl.explanation.model import Model
+from protodl.explanation.serving import Explainer
 from protodl.network.cases import measure_case_base
 from protodl.network.checkpoint import load_network, save_network
 from protodl.network.judge import Judge
@@ -120,6 +123,25 @@ def test_it_learns_and_its_prototypes_are_their_own_cases(trained: PrototypeNetw
     near = trained.between(trained.prototypes, trained.encode(to_unit_interval(TRAIN.images)))
     cases = first_cases(MODEL, TRAIN, 0, None)
     torch.testing.assert_close(near.amin(dim=1), near[torch.arange(7), cases], atol=1e-5, rtol=0)
+
+
+def test_it_is_explained_and_served_as_any_other(trained: PrototypeNetwork) -> None:
+    case_base = measure_case_base(trained, TRAIN, VALIDATION)
+    model = Model.of_training("bars", 0, info_of("bars", TRAIN), trained, case_base, TRAIN)
+    image = to_unit_interval(VALIDATION.images[:1])
+    explanation = explain(model, image[0])
+    output = trained(image)
+    total = explanation.baseline_logits[explanation.prediction.index]
+    total += sum(reason.contribution for reason in explanation.prototypes)
+    assert total == pytest.approx(explanation.prediction.logit)
+    assert total == pytest.approx(float(output.logits.max().detach()), abs=1e-4)
+    near = trained.between(output.codes, trained.encode(to_unit_interval(TRAIN.images))).detach()
+    assert explanation.nearest_cases[0].distance == pytest.approx(float(near.min()), abs=1e-3)
+    assert max(case.distance for case in model.prototype_cases) < 1e-3
+    with torch.no_grad():
+        logits, _, _, to_case = Explainer(trained, case_base).eval()(image)
+    torch.testing.assert_close(logits, output.logits.detach())
+    assert float(to_case) == pytest.approx(float(near.min()), abs=1e-3)
 
 
 def test_each_step_renews_the_prototypes_that_it_takes_along() -> None:
