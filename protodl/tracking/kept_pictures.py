@@ -1,7 +1,7 @@
 """The pictures of a training: kept in files until MLflow has taken them."""
 
 import re
-import shutil
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -60,17 +60,21 @@ def log_kept(store: Store, run_id: str, path: Path, recorded: dict[tuple[str, in
     That gives each call another name; here a picture whose recording was cut off, or whose answer
     was lost, keeps its name. A store that takes no files leaves it kept.
     """
-    if not store.keeps_files or not path.exists():
+    if not store.keeps_files:
         return
+    try:
+        content, written = path.read_bytes(), path.stat().st_mtime
+    except FileNotFoundError:
+        return  # another process has recorded it: `protodl sync` beside a training
     from mlflow.tracking.multimedia import compress_image_size
     from PIL import Image
 
     step, _, quoted = path.stem.partition("-")
-    name, timestamp = unquote(quoted), int(path.stat().st_mtime * 1000)
+    name, timestamp = unquote(quoted), int(written * 1000)
     own = f"{name.replace('/', '~')}+step+{step}+timestamp+{timestamp}"
     stem = recorded.get((name, int(step)), f"{own}+{uuid5(NAMESPACE_URL, own)}")
-    with TemporaryDirectory() as folder, Image.open(path) as picture:
-        shutil.copyfile(path, f"{folder}/{stem}{FULL}")
+    with TemporaryDirectory() as folder, Image.open(BytesIO(content)) as picture:
+        Path(folder, f"{stem}{FULL}").write_bytes(content)
         compress_image_size(picture).save(f"{folder}/{stem}{SMALL}")
         for ending in (FULL, SMALL):
             store.client.log_artifact(run_id, f"{folder}/{stem}{ending}", "images")
