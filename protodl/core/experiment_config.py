@@ -127,6 +127,7 @@ class LossConfig(Section):
         for name in ("classification", "share", "start")
     }
     classification: Weight = 20.0
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # share of each label for all classes
     reconstruction: Weight = 1.0
     r1: Weight = 1.0
     r2: Weight = 1.0
@@ -141,6 +142,8 @@ class LossConfig(Section):
     # Share of the training without the terms of decoded prototypes, and of these in a step.
     decoded_prototype_start: float = Field(default=0.2, ge=0, lt=1)
     decoded_prototype_share: float = Field(default=1.0, gt=0, le=1)
+    # Share of them that is decoded with another one's appearance: codes in two parts only.
+    exchanged_appearance: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> Self:

@@ -50,8 +50,19 @@ class LossInputs:
 
     @cached_property
     def decoded(self) -> Tensor:
-        """Their pictures (S, C, H, W)."""
-        return self.network.decode(self.prototypes)
+        """Their pictures (S, C, H, W), the first ones in the appearance of the one before.
+
+        So the part of a code that is compared has to decide what is to be seen in a picture.
+        """
+        codes = self.prototypes
+        exchanged = round(self.weights.exchanged_appearance * len(codes))
+        if exchanged:
+            dressed = torch.cat(
+                [self.network.compared(codes), self.network.appearance(codes).roll(1, dims=0)],
+                dim=1,
+            )
+            codes = torch.cat([dressed[:exchanged], codes[exchanged:]])
+        return self.network.decode(codes)
 
     @cached_property
     def prototype_output(self) -> NetworkOutput:
@@ -85,7 +96,9 @@ class Term:
 
 # In the order in which they are summed up and written down.
 TERMS: dict[str, Term] = {
-    "classification": Term(lambda x: classification(x.output.logits, x.labels), "always"),
+    "classification": Term(
+        lambda x: classification(x.output.logits, x.labels, x.weights.label_smoothing), "always"
+    ),
     "reconstruction": Term(
         lambda x: reconstruction(x.output.reconstructions, x.images, x.weights.reconstruction_norm)
     ),
@@ -157,13 +170,16 @@ def weighted(terms: Mapping[str, Value], weights: LossConfig) -> list[Value]:
     return [getattr(weights, name) * terms[name] for name in TERMS if name in terms]
 
 
-def classification(logits: Tensor, labels: Tensor) -> Tensor:
-    """-1/N Σ_n log softmax(logits_n)[label_n]: cross-entropy of logits (N, K), labels (N,).
+def classification(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """-1/N Σ_n Σ_k t_nk log softmax(logits_n)[k]: cross-entropy of logits (N, K), labels (N,).
+
+    t_nk is 1 for the label; a smoothing ε takes ε from it and gives every class ε / K (Szegedy et
+    al. 2016, section 7).
 
     Of decoded prototypes: whether the network, or the teacher, puts them into the class that they
     stand for.
     """
-    return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 def reconstruction(

@@ -92,6 +92,10 @@ class PrototypeNetwork(nn.Module):
         """
         return codes if self._compared is None else codes[:, : self._compared]
 
+    def appearance(self, codes: Tensor) -> Tensor:
+        """Of codes, or prototypes, (N, D) the part that only the decoder reads: mostly none."""
+        return codes[:, self.compared(codes).shape[1] :]
+
     def between(self, left: Tensor, right: Tensor) -> Tensor:
         """Euclidean distances (M, N) of codes (M, D) and (N, D), on the part that is compared."""
         return exact_distances(self.compared(left), self.compared(right))

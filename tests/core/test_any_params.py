@@ -19,6 +19,7 @@ from protodl.core.config import ConfigError, Params, load_params
 from protodl.core.experiment_config import Experiment
 from protodl.core.machine import Runtime
 from protodl.data.datasets import Split
+from protodl.network.losses import Lesson, asks_teacher
 from protodl.training.prototypes import build_network
 from protodl.training.trainer import Trainer
 
@@ -109,8 +110,13 @@ def a_step(params: Params, experiment: Experiment) -> None:
     names = tuple(str(number) for number in range(count))
     split = Split(images, torch.arange(24) % count, names)
     cpu = Runtime(torch.device("cpu"), torch.float32, torch.contiguous_format, 1)
-    network = build_network(experiment, split, seed=0)
-    trainer = Trainer(network, split, split, experiment, cpu, seed=0)
+    lesson = None
+    if asks_teacher(experiment):
+        lesson = Lesson(
+            torch.randn(24, count), lambda images: images.mean((1, 2, 3))[:, None].expand(-1, count)
+        )
+    network = build_network(experiment, split, 0, lesson)
+    trainer = Trainer(network, split, split, experiment, cpu, 0, lesson)
     indices = torch.arange(24)[: experiment.batch_size]
     trainer.train_step(indices, step=trainer.total_steps // 2)
 

@@ -200,6 +200,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         },
         "loss": {
             "classification": 20.0,
+            "label_smoothing": 0.0,
             "reconstruction": 1.0,
             "r1": 1.0,
             "r2": 1.0,
@@ -213,6 +214,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             "temperature": 2.0,
             "decoded_prototype_start": 0.2,
             "decoded_prototype_share": 1.0,
+            "exchanged_appearance": 0.0,
         },
         "augment": {"elastic_alpha": 20.0, "elastic_sigma": 4.0, "shift": 0, "flip": False},
         "optimizer": {

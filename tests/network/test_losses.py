@@ -84,6 +84,24 @@ def test_no_softmax_stands_before_the_cross_entropy() -> None:
     assert classification(logits, labels) != F.cross_entropy(logits.softmax(1), labels)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_labels_give_every_class_its_share(smoothing: float) -> None:
+    logits, labels = torch.randn(4, 5), torch.tensor([0, 3, 3, 1])
+    wanted = (1 - smoothing) * F.one_hot(labels, 5) + smoothing / 5
+    expected = -(wanted * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(classification(logits, labels, smoothing), expected)
+
+
+def test_the_labels_of_images_are_smoothed_and_no_others() -> None:
+    plain, smoothed = (inputs(1, LossConfig(label_smoothing=share)) for share in (0.0, 0.3))
+    found = training_terms(smoothed)["classification"]
+    expected = classification(smoothed.output.logits, smoothed.labels, 0.3)
+    assert found == expected != training_terms(plain)["classification"]
+    both = [replace(each, chosen=torch.tensor([0, 1])) for each in (plain, smoothed)]
+    first, second = (training_terms(each)["decoded_prototype_classification"] for each in both)
+    assert first == second
+
+
 def test_terms_are_weighted_by_the_names_of_the_configuration() -> None:
     sizes = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
     weights = LossConfig(

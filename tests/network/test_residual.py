@@ -188,6 +188,20 @@ def test_decoded_prototypes_leave_the_statistics_as_they_are() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_decoded_prototypes_wears_the_appearance_of_another(share: float) -> None:
+    network = build_network(experiment(), TRAIN, 0).eval()
+    images, chosen = to_unit_interval(TRAIN.images[:20]), torch.tensor([5, 0, 3, 6])
+    weights = LossConfig(exchanged_appearance=share)
+    inputs = LossInputs(network, network(images), images, TRAIN.labels[:20], weights, chosen)
+    own = network.prototypes[chosen]
+    other = torch.cat([own[:, :6], network.prototypes[chosen.roll(1)][:, 6:]], dim=1)
+    count = round(share * 4)
+    expected = network.decode(torch.cat([other[:count], own[count:]]))
+    assert torch.equal(inputs.decoded, expected)
+    assert torch.equal(inputs.prototypes, own)
+
+
 def test_typical_images_are_those_that_the_teacher_is_surest_of() -> None:
     logits = torch.randn(100, 5, generator=torch.Generator().manual_seed(3))
     sure = logits.log_softmax(dim=1)[torch.arange(100), TRAIN.labels]
