@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from protodl.core.files import FORMAT, read_tensors, write_tensors
 from protodl.data.datasets import DatasetInfo, Split, batches
 
-JUDGE_WIDTHS = (32, 64, 128)  # of its convolutions; the map is halved after each
+JUDGE_WIDTHS = (32, 64, 128)  # of its convolutions, stage by stage; a stage halves the map
 
 
 class Judge(nn.Module):
-    """3x3 convolutions, batch normalisation and pooling, then a linear layer: nothing special."""
+    """3x3 convolutions, batch normalisation and pooling, then a linear layer: nothing special.
+
+    A stage has one convolution where images are grey, and two where they have colours: photographs
+    ask for more than drawn digits do.
+    """
 
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__()
@@ -27,9 +31,11 @@ class Judge(nn.Module):
         layers: list[nn.Module] = []
         channels = info.channels
         for width in JUDGE_WIDTHS:
-            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
-            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
-            channels = width
+            for _ in range(2 if info.channels > 1 else 1):
+                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
+                layers += [nn.BatchNorm2d(width), nn.ReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         side = info.size // 2 ** len(JUDGE_WIDTHS)
         self.head = nn.Linear(channels * side**2, info.num_classes)

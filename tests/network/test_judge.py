@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from protodl.core.config import TrainingConfig
 from protodl.core.experiment_config import JudgeConfig, ModelConfig
@@ -47,6 +48,15 @@ def test_the_same_seed_gives_the_same_bits(judge: Judge) -> None:
     for name, value in judge.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     assert not torch.equal(judge.head.weight, other.head.weight)
+
+
+def test_images_with_colours_get_two_convolutions_a_stage(tmp_path: Path) -> None:
+    for name, expected in {"mnist": 3, "cifar10": 6}.items():
+        judge = Judge(DATASETS[name])
+        assert sum(isinstance(layer, nn.Conv2d) for layer in judge.modules()) == expected
+        save_judge(judge, tmp_path / "judge.pt")
+        again = load_judge(tmp_path / "judge.pt").state_dict()
+        assert all(torch.equal(value, again[key]) for key, value in judge.state_dict().items())
 
 
 def test_its_file_gives_it_back(judge: Judge, tmp_path: Path) -> None:
