@@ -23,7 +23,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 # The machine's uv where there is one that works, else the one that the rule below puts into .venv.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
 
-.PHONY: help demo try test test-all test-cluster check repro ablation price long bench ui table weights sync lock clean
+.PHONY: help demo try test test-all test-cluster check repro ablation price long modern bench ui table weights sync lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ price: $(INSTALLED) ## what the explanations cost in accuracy: the whole table a
 
 long: $(INSTALLED) ## what two rows reach with about ten times the epochs; JOBS, ON
 	python -m studies.run long $(if $(JOBS),-j $(JOBS))$(if $(ON), --on $(ON))
+
+modern: $(INSTALLED) ## what prototypes cost modern networks, and whether they decide; JOBS, ON
+	python -m studies.run modern $(if $(JOBS),-j $(JOBS))$(if $(ON), --on $(ON))
 
 bench: $(INSTALLED) ## measure the speed beside the port's way of training; the machine should be idle
 	python -m benchmarks.run

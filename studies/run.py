@@ -15,7 +15,7 @@ from protodl.pipeline.run import DATA_STAGES, reproduce, run_pipeline
 
 FOLDER = Path(__file__).parent
 # Whether it compares with the table's rows.
-STUDIES = {"ablation": False, "long": True, "price": True}
+STUDIES = {"ablation": False, "long": True, "modern": True, "price": True}
 ROW_STAGES = ("train", "measure")
 
 

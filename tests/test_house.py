@@ -26,6 +26,7 @@ TARGETS = {
     "ablation",
     "price",
     "long",
+    "modern",
     "bench",
     "ui",
     "table",
@@ -174,7 +175,7 @@ def test_make_hands_on_what_it_is_given(tmp_path: Path) -> None:
     assert "protodl ui --port 5001\n" in dry_make(tmp_path, "ui", "PORT=5001")
     assert "protodl table --write README.md\n" in dry_make(tmp_path, "table")
     assert "protodl run mnist -j 2\n" in dry_make(tmp_path, "repro", "ROW=mnist", "JOBS=2")
-    for study in ("ablation", "price", "long"):
+    for study in ("ablation", "price", "long", "modern"):
         assert f"python -m studies.run {study} -j 2\n" in dry_make(tmp_path, study, "JOBS=2")
         made = dry_make(tmp_path, study, "JOBS=2", "ON=auto")
         assert f"python -m studies.run {study} -j 2 --on auto\n" in made

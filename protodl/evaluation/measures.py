@@ -166,6 +166,77 @@ _ALL = (  # in the order of results.json
         title="on-manifold ratio",
         unit="ratio",
     ),
+    Measure(
+        "plain_accuracy",
+        "validation images that the same encoder classifies correctly without prototypes and "
+        "decoder, trained as long",
+        "study",
+        title="plain classifier",
+        form=".2f",
+    ),
+    Measure(
+        "judge_accuracy",
+        "validation images that the independent classifier puts into their class",
+        "study",
+        title="independent classifier",
+        form=".1f",
+    ),
+    Measure(
+        "exchange_network",
+        "of the pictures that prototypes have in the appearance of another class's, those that the "
+        "network puts into the class of the part that is compared",
+        "study",
+        title="exchanged: network, class of the code",
+    ),
+    Measure(
+        "exchange_judge",
+        "of the same pictures, those that the independent classifier puts there",
+        "study",
+        title="exchanged: independent, class of the code",
+    ),
+    Measure(
+        "exchange_appearance",
+        "of the same pictures, those that it puts into the class of the appearance",
+        "study",
+        title="exchanged: independent, class of the appearance",
+    ),
+    Measure(
+        "removal_share",
+        "of the predicted class's lead over the runner-up, as far as contributions make it, what "
+        "goes with the prototype that contributes most; median over the validation images",
+        "study",
+        title="lead that goes with the named prototype",
+    ),
+    Measure(
+        "removal_changes",
+        "validation images that are predicted otherwise without that prototype",
+        "study",
+        title="predictions that change without it",
+    ),
+    Measure(
+        "deletion",
+        "the predicted class's probability, mean over 1 to all prototypes taken away, those that "
+        "contribute most first",
+        "study",
+    ),
+    Measure(
+        "deletion_random",
+        "the same in random order, mean of five",
+        "study",
+        title="deletion at random",
+    ),
+    Measure(
+        "insertion",
+        "the predicted class's probability, mean over 1 to all prototypes left, those that "
+        "contribute most first",
+        "study",
+    ),
+    Measure(
+        "insertion_random",
+        "the same in random order, mean of five",
+        "study",
+        title="insertion at random",
+    ),
 )
 
 

@@ -132,7 +132,7 @@ def test_the_table_comes_first_where_a_study_compares_with_it(
     assert called == [first, ("pipeline", ROOT / "studies" / study, "auto")]
 
 
-STUDY_ROWS = {"ablation": "mnist-default", "price": "grey", "long": "grey"}
+STUDY_ROWS = {"ablation": "mnist-default", "price": "grey", "long": "grey", "modern": "grey"}
 
 
 @pytest.fixture(name="studies", scope="module")
@@ -191,7 +191,7 @@ def test_the_ablation_runs_on_the_sample(studies: Project, computed: Project) ->
     assert "seed-0" not in tracked(studies)
 
 
-@pytest.mark.parametrize(("study", "tables"), [("price", 2), ("long", 1)])
+@pytest.mark.parametrize(("study", "tables"), [("price", 2), ("long", 1), ("modern", 3)])
 def test_a_study_is_reported_beside_the_rows_of_the_table(
     studies: Project, study: str, tables: int
 ) -> None:

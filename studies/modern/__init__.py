@@ -1,0 +1,1 @@
+"""What prototypes cost a modern network, and whether its reasons decide."""
