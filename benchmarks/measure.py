@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 
 from protodl.core.config import Params
-from protodl.core.experiment_config import Experiment
+from protodl.core.experiment_config import Experiment, TeacherConfig
 from protodl.core.machine import Runtime
-from protodl.data.datasets import DATASETS, Split
+from protodl.data.datasets import DATASETS, DatasetInfo, Split
+from protodl.network.losses import Lesson, asks_teacher
 from protodl.network.network import PrototypeNetwork
+from protodl.network.teacher import Teacher
 from protodl.training.trainer import Trainer
 
 IMAGES = 4000  # random ones: speed does not depend on what they show
@@ -85,7 +87,17 @@ def build_trainer(
     channels, size = split.images.shape[1:3]
     torch.manual_seed(0)
     network = PrototypeNetwork(experiment.model, channels, size)
-    return Trainer(network, split, split, experiment, runtime, seed=0)
+    lesson = random_lesson(split) if asks_teacher(experiment) else None
+    return Trainer(network, split, split, experiment, runtime, 0, lesson)
+
+
+def random_lesson(split: Split) -> Lesson:
+    """What an untrained teacher has to say of images, which takes as long as any other's words."""
+    channels, size = split.images.shape[1:3]
+    names = tuple(map(str, range(10)))
+    teacher = Teacher(DatasetInfo("random", "random", channels, size, names), TeacherConfig().width)
+    teacher.eval().requires_grad_(False)
+    return Lesson(torch.randn(len(split), len(names)), teacher)
 
 
 def training(trainer: Trainer) -> Work:

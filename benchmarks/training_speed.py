@@ -18,6 +18,10 @@ OFF = {
     "decoded_prototype_classification": 0.0,
     "cycle": 0.0,
     "diversity": 0.0,
+    "distillation": 0.0,
+    "recognition": 0.0,
+    "label_smoothing": 0.0,
+    "exchanged_appearance": 0.0,
     "reconstruction_share": 1.0,
 }
 PROFILED_STEPS = 5
