@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from protodl.core.config import Params, load_params
+from protodl.core.files import write_json
 from protodl.core.machine import Runtime
 from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
 from protodl.data.datasets import load_split, split_validation
@@ -142,6 +143,8 @@ def write_row(folder: Path, trained: Sequence[tuple[SeedLog, float]], coverage: 
         evaluations.append(evaluation(log, accuracy, coverage - len(evaluations)))
         evaluations[-1].write(own / "evaluation" / f"seed-{log.seed}.json")
     summarise(evaluations).write(own / "metrics.json")
+    judge = folder.parent / "judges" / f"{trained[0][0].parameters['dataset']}.json"
+    write_json({"validation_accuracy": 0.97}, judge)
     for index, name in enumerate(PICTURES):
         picture = np.full((60 + index, 30, 3), 40 * index, np.uint8)
         picture[3:9] = (index, 200, 100)

@@ -3,6 +3,7 @@
 Rows come from params.yaml, in its order; files of a row that is not in there any more are not seen.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class ResultRow(Record):
     difference: float | None  # ours - published; None also on the sample
     paper_accuracy: float | None  # a share, as the paper itself has it
     num_test: int | None  # images; None in MLflow's older runs
+    judge_accuracy: float | None  # share of validation images; None where it was not recorded
     class_accuracy: dict[str, float]  # share of each class's test images, mean over the seeds
     num_epochs: int
     unprojected: dict[str, float]  # means of the same networks before; empty unless model.project
@@ -117,6 +119,7 @@ class RowFiles:
     logs: list[SeedLog]
     evaluations: list[SeedEvaluation]
     metrics: Metrics
+    judge_accuracy: float | None = None  # of the data set's judge, on validation images
 
 
 def read_rows(params: Params, folder: Path) -> list[ResultRow]:
@@ -140,10 +143,22 @@ def read_row(row: str, params: Params, folder: Path) -> RowFiles:
     evaluations = [
         SeedEvaluation.read(own / "evaluation" / f"seed-{seed}.json") for seed in params.seeds
     ]
-    files = RowFiles(logs, evaluations, Metrics.read(own / "metrics.json"))
+    judge = folder.parent / "judges" / f"{params.experiment(row).dataset}.json"
+    metrics = Metrics.read(own / "metrics.json")
+    files = RowFiles(logs, evaluations, metrics, _judge_accuracy(judge))
     for problem in _differences(row, params, files):
         raise ResultsError(f"{own}: row {row!r}: {problem}; run `dvc repro`")
     return files
+
+
+def _judge_accuracy(path: Path) -> float | None:
+    """What the judge stage has written down; None without it."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["validation_accuracy"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultsError(f"{path}: is damaged ({error!r}); run `dvc repro`") from error
 
 
 def _differences(row: str, params: Params, files: RowFiles) -> Iterable[str]:
@@ -222,6 +237,7 @@ def result_row(row: str, params: Params, files: RowFiles) -> ResultRow:
         difference=None if comparable is None else mean["test_accuracy"] - comparable,
         paper_accuracy=paper.test_accuracy.get(row),
         num_test=sum(map(sum, confusions[0])),
+        judge_accuracy=files.judge_accuracy,
         class_accuracy=_class_accuracy(confusions, recorded_info(files.logs[0]).class_names),
         num_epochs=max(log.num_epochs for log in files.logs),
         unprojected=files.metrics.unprojected,

@@ -137,7 +137,10 @@ def require_pictures(rows: Sequence[ResultRow], folder: Path) -> None:
 
 
 def overview_pictures(rows: Sequence[ResultRow], folder: Path) -> list[Path]:
-    """The reasons of the first row of each data set."""
-    first = {row.dataset: row.row for row in reversed(rows)}
-    datasets = dict.fromkeys(row.dataset for row in rows)
-    return [picture_path(folder, first[dataset], "reasons") for dataset in datasets]
+    """The reasons of the most accurate row of each data set, on validation images."""
+    best: dict[str, ResultRow] = {}
+    for row in rows:
+        other = best.setdefault(row.dataset, row)
+        if row.mean["validation_accuracy"] > other.mean["validation_accuracy"]:
+            best[row.dataset] = row
+    return [picture_path(folder, row.row, "reasons") for row in best.values()]

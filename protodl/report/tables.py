@@ -46,7 +46,7 @@ def tables(rows: Sequence[ResultRow]) -> dict[str, list[Column]]:
             *(_column(each) for each in measures("certainty")),
             _WEAKEST_CLASS,
         ],
-        "Explanations": [_column(each) for each in measures("explanations")],
+        "Explanations": [*(_column(each) for each in measures("explanations")), _JUDGE],
     }
 
 
@@ -243,6 +243,11 @@ _WEAKEST_CLASS = Column(
     "weakest class (%)",
     "the lowest test accuracy of a class, mean over the seeds",
     lambda row: percent(min(row.class_accuracy.values(), default=None)),
+)
+_JUDGE = Column(
+    "independent classifier (%)",
+    "validation images that the independent classifier itself puts into their class",
+    lambda row: NONE if row.judge_accuracy is None else f"{100 * row.judge_accuracy:.1f}",
 )
 _EPOCHS = Column("epochs", "length of the training of one seed", lambda row: str(row.num_epochs))
 _RUN = Column(

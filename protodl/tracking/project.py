@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 UNPROJECTED = "unprojected_"  # begins the names of metrics from before the projection
 ENVIRONMENT_TAG = "environment."
 COMPARED = ("published_accuracy", "difference", "paper_accuracy")
+MAY_LACK = ("num_test", "judge_accuracy", *COMPARED)  # numbers of a row, not of every one
 NETWORK = ("architecture", "decoder", "num_prototypes")  # parameters that stand in the table
 T = TypeVar("T")
 
@@ -163,7 +164,7 @@ def _example(network: "PrototypeNetwork") -> "npt.NDArray[np.float32]":
 
 def _facts(result: ResultRow, files: RowFiles) -> tuple[dict[str, float], dict[str, str]]:
     """What MLflow holds of a row: numbers, and tags."""
-    own = ("num_seeds", "num_epochs", "num_test", *COMPARED)
+    own = ("num_seeds", "num_epochs", *MAY_LACK)
     numbers = {
         **files.metrics.mean,
         **{f"{name}_std": value for name, value in files.metrics.std.items()},
@@ -225,7 +226,7 @@ def _recorded_row(row: str, recorded: RowResult) -> ResultRow:
             "dataset": parameters["dataset"],
             **{name: parameters[f"model.{name}"] for name in NETWORK},
             **{name: metrics[name] for name in ("num_seeds", "num_epochs")},
-            **{name: metrics.get(name) for name in ("num_test", *COMPARED)},
+            **{name: metrics.get(name) for name in MAY_LACK},
             **{name: tags[name].split() for name in ("seeds", "selected_epochs")},
             "mean": mean,
             "std": select(metrics, "_std"),

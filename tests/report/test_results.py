@@ -14,7 +14,7 @@ from protodl.core.training_log import UNTRACKED, ResultsError
 from protodl.report.cards import literal
 from protodl.report.published import load_published
 from protodl.report.results import ResultRow, read_row, read_rows
-from protodl.report.results_page import results_page, row_facts
+from protodl.report.results_page import overview_pictures, results_page, row_facts
 from protodl.report.tables import (
     SAMPLE_HEADING,
     format_seconds,
@@ -87,6 +87,7 @@ def test_the_row_sums_up_its_seeds(rows: list[ResultRow]) -> None:
         "published_accuracy": 0.9902,
         "paper_accuracy": 0.9922,
         "num_test": 8,
+        "judge_accuracy": 0.97,
         "class_accuracy": {"0": 0.75, "1": 1.0},
         "decode_agreement_mean": 14 / 15,
         "cycle_identity_mean": 13 / 15,
@@ -207,6 +208,7 @@ def test_the_table_shows_every_digit_and_the_comparison(rows: list[ResultRow]) -
         "purity@25 (%)": "30",
         "coverage": "9",
         "distinct prototypes": "10 of 15",
+        "independent classifier (%)": "97.0",
     }
     assert cells(table, "fashion")[1:4] == ["90.00 ± 0.00", "90.39", "-0.39"]
     assert cells(table, "own")[1:5] == ["75.00 ± 7.07", "–", "–", "–"]
@@ -407,3 +409,25 @@ def test_importing_it_is_light(module: str) -> None:
     code = f"import sys, protodl.{module}; print({heavy} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.strip() == "set()", answer.stderr
+
+
+def test_a_damaged_file_of_a_judge_is_named(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "judges" / "mnist.json").write_text("{")
+    with pytest.raises(ResultsError, match=r"judges/mnist\.json: is damaged"):
+        read_rows(params, tmp_path / "rows")
+    (tmp_path / "judges" / "mnist.json").unlink()
+    first, second, _ = read_rows(params, tmp_path / "rows")
+    assert (first.judge_accuracy, second.judge_accuracy) == (None, 0.97)
+    assert cells(results_table([first, second]).rpartition("| row")[2], "mnist-small")[-1] == "–"
+
+
+def test_the_overview_shows_the_most_accurate_row_of_each_data_set(tmp_path: Path) -> None:
+    names = ("a", "b", "c")
+    params = write_params(tmp_path, {"a": MNIST, "b": MNIST, "c": CIFAR})
+    write_rows(tmp_path / "rows", params, {name: [0.9] for name in names})
+    a, b, c = read_rows(params, tmp_path / "rows")
+    b = b.model_copy(update={"mean": {**b.mean, "validation_accuracy": 0.99}})
+    shown = [path.parent.parent.name for path in overview_pictures([a, b, c], Path("rows"))]
+    assert shown == ["b", "c"]
+    again = [path.parent.parent.name for path in overview_pictures([b, a, c], Path("rows"))]
+    assert again == ["b", "c"]
