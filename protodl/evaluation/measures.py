@@ -175,7 +175,7 @@ _ALL = (  # in the order of results.json
         form=".2f",
     ),
     Measure(
-        "judge_accuracy",
+        "independent_accuracy",
         "validation images that the independent classifier puts into their class",
         "study",
         title="independent classifier",

@@ -25,7 +25,7 @@ from studies.modern.reasons import exchange, taken_away
 def measure(network: PrototypeNetwork, examiner: Examiner) -> dict[str, float]:
     """What the reasons of a network of the table are worth."""
     return {
-        "judge_accuracy": judge_accuracy(examiner.judge, examiner.validation),
+        "independent_accuracy": judge_accuracy(examiner.judge, examiner.validation),
         **exchange(network, examiner.judge),
         **taken_away(network, examiner.validation),
     }

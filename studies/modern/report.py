@@ -22,7 +22,7 @@ from studies.pages import headings, meanings, value, write
 
 ACCURACY = ("validation_accuracy", "plain_accuracy")
 PICTURES = (
-    "judge_accuracy",
+    "independent_accuracy",
     "decode_agreement",
     "independent_agreement",
     "independent_reconstruction_agreement",

@@ -128,7 +128,7 @@ def _folder(tmp_path: Path) -> Path:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     own = tmp_path / "study" / "a"
     training(load_params(tmp_path / "study.yaml"), "a", 0).write(own / "training" / "seed-0.json")
-    measured = {"validation_accuracy": 0.7, "judge_accuracy": 0.87, "removal_share": 0.25}
+    measured = {"validation_accuracy": 0.7, "independent_accuracy": 0.87, "removal_share": 0.25}
     StudyMetrics(mean=measured, seeds=[measured]).write(own / "metrics.json")
     images = torch.rand(3, 1, 28, 28)
     shown = {"classes": torch.tensor([0, 4, 9]), "prototypes": images, "cases": images}
