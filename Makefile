@@ -28,7 +28,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(VENV)/bin/uv)
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-demo: $(INSTALLED) ## all seven rows on the embedded sample, offline, in a few minutes
+demo: $(INSTALLED) ## the rows of the published networks on the embedded sample, offline, in minutes
 	protodl demo
 
 try: $(INSTALLED) ## draw or bring images and see why a trained network decides as it does; PORT=8018

@@ -41,6 +41,8 @@ def run_demo(root: Path) -> str:
     (folder / "params.yaml").write_text(demo_params(params), encoding="utf-8")
     if others := params.datasets.keys() - _usable(params):
         print(f"left out, as the sample has nothing of them: {', '.join(sorted(others))}")
+    if deep := deep_rows(params):
+        print(f"left out, as their networks take minutes more: {', '.join(deep)}")
     # Without git DVC neither needs a repository there nor touches the one around it.
     (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     os.environ.pop("DVC_ROOT", None)
@@ -79,7 +81,7 @@ def demo_params(params: Params) -> str:
     """params.yaml for the demo: the same rows on the sample, trained briefly.
 
     Folders of images are taken as they are. Data sets that the sample has nothing of are left out
-    with their rows.
+    with their rows, and so are `deep_rows`.
     """
     data = params.model_dump(mode="json")
     data["datasets"] = _usable(params)
@@ -87,8 +89,11 @@ def demo_params(params: Params) -> str:
     recipes = params.model_dump(mode="json", exclude_unset=True).get("recipes", {})
     recipes = {name: recipe for name, recipe in recipes.items() if name not in lacking}
     data["recipes"] = {name: {} for name in data["datasets"]} | recipes
+    left_out = deep_rows(params)
     data["experiments"] = {
-        row: each for row, each in data["experiments"].items() if each["dataset"] not in lacking
+        row: each
+        for row, each in data["experiments"].items()
+        if each["dataset"] not in lacking and row not in left_out
     }
     data["seeds"] = params.seeds[:1]
     data["data"]["source"] = "sample"
@@ -97,6 +102,12 @@ def demo_params(params: Params) -> str:
     for row, short in data["experiments"].items():
         _shorten(short, params.experiments[row])
     return yaml.safe_dump(data, sort_keys=False)
+
+
+def deep_rows(params: Params) -> list[str]:
+    """Rows whose networks are too deep for the demo, unless there are no others."""
+    deep = [row for row, each in params.experiments.items() if each.model.architecture == "resnet"]
+    return deep if len(deep) < len(params.experiments) else []
 
 
 def _shorten(row: dict[str, Any], experiment: Experiment) -> None:

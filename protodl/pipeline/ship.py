@@ -1,8 +1,10 @@
-"""The weights that come with protodl: one seed of each row of the committed table.
+"""The weights that come with protodl: one seed of each row of the committed table that is small.
 
 `python -m protodl.pipeline.ship` renews them after `make repro`.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ SOURCE = "measured on the test split by `make repro`"
 def ship(root: Path) -> list[Path]:
     """Write the first seed of each row as it is trained in the project; returns the files.
 
+    Where they are larger than LARGEST together, the largest are left out.
+
     Raises:
-        ProtodlError: a row is not trained, or the files are larger than LARGEST.
+        ProtodlError: a row is not trained.
     """
     params = load_params(root / "params.yaml")
     written = []
@@ -37,12 +41,18 @@ def ship(root: Path) -> list[Path]:
         measured = {**measurements(root, row, model.seed), "models_md5": locked}
         written.append(SHIPPED / f"{row}.safetensors")
         save_portable(model, measured, written[-1])
+    written = fitting(written)
     for other in set(SHIPPED.glob("*.safetensors")) - set(written):
         other.unlink()
-    size = sum(path.stat().st_size for path in written)
-    if size > LARGEST:
-        raise ProtodlError(f"{SHIPPED}: {size:,} bytes, at most {LARGEST:,}")
     return written
+
+
+def fitting(files: Sequence[Path]) -> list[Path]:
+    """Those of the files, the smallest first, that have no more than LARGEST bytes together."""
+    sizes = {path: path.stat().st_size for path in files}
+    smallest = sorted(files, key=lambda path: sizes[path])
+    together = accumulate(sizes[path] for path in smallest)
+    return [path for path, size in zip(smallest, together, strict=True) if size <= LARGEST]
 
 
 def measurements(root: Path, row: str, seed: int) -> dict[str, Any]:

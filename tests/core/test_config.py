@@ -439,3 +439,14 @@ def test_a_small_data_set_gives_a_fifth_to_validation(
     total: int, published: bool, wanted: int
 ) -> None:
     assert OWN.training.num_validation(total, published) == wanted
+
+
+def test_the_gpu_row_can_be_uncommented(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(
+        text.replace("  # cifar10-resnet-gpu:", "  cifar10-resnet-gpu:")
+    )
+    params = load_params(tmp_path / "params.yaml")
+    large, row = params.experiment("cifar10-resnet-gpu"), params.experiment("cifar10-resnet")
+    assert large.model.width > row.model.width and large.epochs > row.epochs
+    assert large.loss == row.loss

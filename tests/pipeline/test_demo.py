@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from protodl.core.config import load_params
-from protodl.pipeline.demo import copy_project, demo_params, demo_table
+from protodl.pipeline.demo import copy_project, deep_rows, demo_params, demo_table
 from protodl.report.results import ResultRow
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,8 @@ def test_the_demo_has_the_rows_of_the_project_on_the_sample(tmp_path: Path) -> N
     demo = load_params(tmp_path / "params.yaml")
 
     assert demo.data.source == "sample"
-    assert list(demo.experiments) == list(params.experiments)
+    others = [row for row in params.experiments if row not in deep_rows(params)]
+    assert list(demo.experiments) == others
     for row, experiment in demo.experiments.items():
         original = params.experiments[row]
         assert experiment.model == original.model
@@ -83,6 +84,15 @@ def test_the_demo_has_the_rows_of_the_project_on_the_sample(tmp_path: Path) -> N
     assert written["recipes"] == project["recipes"]
     smallest = 1200  # training images of CIFAR-10 in the sample
     assert demo.training.validation_size < smallest / 2
+
+
+def test_deep_networks_are_left_out_unless_there_are_no_others(tmp_path: Path) -> None:
+    deep = {"dataset": "mnist", "model": {"architecture": "resnet", "decoder": "resnet"}}
+    for rows, expected in [({"a": {"dataset": "mnist"}, "b": deep}, ["a"]), ({"b": deep}, ["b"])]:
+        source = {"seeds": [0], "experiments": rows}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(source))
+        (tmp_path / "demo.yaml").write_text(demo_params(load_params(tmp_path / "params.yaml")))
+        assert list(load_params(tmp_path / "demo.yaml").experiments) == expected
 
 
 def test_presets_survive(tmp_path: Path) -> None:

@@ -22,7 +22,10 @@ QUALITY = dict.fromkeys(report.QUALITY, 0.5)
 
 def test_rows_differ_from_the_tables_in_the_terms_for_explanations_only() -> None:
     assert STUDY.seeds == PROJECT.seeds
-    assert list(STUDY.experiments) == list(PROJECT.experiments)
+    # What prototypes cost the residual rows is the study of modern networks' question.
+    architectures = {row: each.model.architecture for row, each in PROJECT.experiments.items()}
+    published = [row for row, name in architectures.items() if name != "resnet"]
+    assert list(STUDY.experiments) == published
     for row, experiment in STUDY.experiments.items():
         before = flatten(PROJECT.experiment(row).model_dump())
         after = flatten(experiment.model_dump())
