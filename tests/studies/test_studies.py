@@ -29,7 +29,7 @@ def test_every_study_can_be_run() -> None:
 WHOLE = {
     "ablation": "c188c15ea3c7554a22c7f2b29e9a5c3eef64823d8de896071761fe73007a56ba",
     "long": "bc0ade394f241f28717a3d75d215fc8aa08445fb7ba9bf56beb39947798652d3",
-    "modern": "657755448390a000a15a320e9d7c603060b02368c716291e72b7551a768d61bc",
+    "modern": "40bc5f85051096e77c4c3cda909b16be48c2218c70baca434083aee745dbcd1c",
     "price": "5ab75040e3588e003d4b57e1b3e68c25933be7a55b9b6fd9b59192dc5f797362",
 }
 
