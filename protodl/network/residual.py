@@ -81,9 +81,9 @@ class LoneBatchNorm(nn.BatchNorm1d):
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise values (N, D)."""
-        if len(values) > 1:
-            return super().forward(values)
-        return F.batch_norm(values, self.running_mean, self.running_var, eps=self.eps)
+        if self.training and len(values) == 1:  # asked in this order an export fits any N
+            return F.batch_norm(values, self.running_mean, self.running_var, eps=self.eps)
+        return super().forward(values)
 
 
 class Stage(nn.Module):

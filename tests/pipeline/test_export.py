@@ -65,10 +65,18 @@ def test_a_folder_can_be_exported_again(folder: Path, tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean", "none"])
-def test_onnx_gives_the_same_numbers(distance: str, tmp_path: Path, project: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"distance": name} for name in ("euclidean", "squared_euclidean", "none")),
+        {"architecture": "resnet", "decoder": "resnet", "width": 2, "code_size": 6},
+    ],
+)
+def test_onnx_gives_the_same_numbers(
+    changes: dict[str, object], tmp_path: Path, project: Path
+) -> None:
     own = load(ROW, root=project)
-    config = own.network.config.model_copy(update={"distance": distance})
+    config = own.network.config.model_copy(update=changes)
     torch.manual_seed(0)
     network = type(own.network)(config, 1, 28).eval()
     model = type(own)(ROW, 0, own.info, network, own.usual, own.prototype_cases, None)

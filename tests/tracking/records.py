@@ -125,9 +125,10 @@ def data_inputs(run: Run) -> list[DatasetInput]:
     return list(run.inputs.dataset_inputs)
 
 
-def served() -> ServedModel:
+def served(**model: Any) -> ServedModel:
     """A real network, untrained."""
-    network = PrototypeNetwork(ModelConfig(num_prototypes=4), channels=1, image_size=28)
+    config = ModelConfig(num_prototypes=4, **model)
+    network = PrototypeNetwork(config, channels=1, image_size=28).eval()
     images = np.linspace(0, 1, 2 * 28 * 28, dtype=np.float32).reshape(2, 1, 28, 28)
     return ServedModel(Classifier(network), images, list("0123456789"))
 

@@ -1,6 +1,7 @@
 """A classifier as MLflow loads it, on any machine."""
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import mlflow.pyfunc
@@ -15,10 +16,13 @@ from tests.tracking.records import client, record, seed_log, served
 pytestmark = pytest.mark.usefixtures("project")
 
 
+@pytest.mark.parametrize(
+    "config", [{}, {"architecture": "resnet", "decoder": "resnet", "width": 2, "code_size": 6}]
+)
 def test_the_model_answers_any_batch_from_another_folder_also_beside_a_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = served()
+    model = served(**config)
     with start_seed(seed_log()) as tracker:
         tracker.log_epoch(record(1))
         tracker.log_model(model, step=1, validation_accuracy=0.75)
