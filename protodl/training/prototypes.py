@@ -35,7 +35,8 @@ def first_cases(model: ModelConfig, train: Split, seed: int, lesson: Lesson | No
     sure = lesson.logits.cpu().log_softmax(dim=1)[torch.arange(len(labels)), labels]
     typical = torch.zeros(len(labels), dtype=torch.bool)
     for own in (labels == k for k in labels.unique()):
-        typical |= own & (sure >= sure[own].quantile(1 - TYPICAL_SHARE))
+        share = max(TYPICAL_SHARE, model.num_prototypes / len(labels.unique()) / int(own.sum()))
+        typical |= own & (sure >= sure[own].quantile(max(0.0, 1 - share)))
     return choose_cases(labels, model.num_prototypes, seed, typical)
 
 

@@ -121,9 +121,10 @@ class Trainer:
         metrics = self._train_epoch(hooks)
         train_seconds = time.perf_counter() - start
         self._check_finite(metrics)
+        self.kept_network.eval()  # validation images leave no trace in its statistics
         if self.cases is not None:
             cases = to_unit_interval(self.train.images[self.cases])
-            self.kept_network.eval().set_prototypes(cases)
+            self.kept_network.set_prototypes(cases)
         result = evaluate(
             self.kept_network,
             self.validation,

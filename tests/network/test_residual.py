@@ -163,6 +163,19 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
+@pytest.mark.parametrize("averaging", [0, 0.8])
+def test_validation_images_leave_no_trace(averaging: float) -> None:
+    free = MODEL.model_copy(update={"train_prototypes": True})
+    of = experiment(1, free).model_copy(update={"optimizer": OptimizerConfig(averaging=averaging)})
+    states = []
+    for validation in (VALIDATION, split(30, 2)):
+        network = build_network(of, TRAIN, 0)
+        training = Trainer(network, TRAIN, validation, of, CPU, 0)
+        training.run_epoch(Hooks())
+        states.append(training.best_state)
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_the_average_has_averaged_statistics() -> None:
     training = trainer(experiment())
     assert training.average is not None
@@ -212,6 +225,14 @@ def test_typical_images_are_those_that_the_teacher_is_surest_of() -> None:
         best = sure[TRAIN.labels == k].topk(round(TYPICAL_SHARE * 20)).values.min()
         own = cases[TRAIN.labels[cases] == k]
         assert len(own) == 4 and bool((sure[own] >= best).all())
+
+
+def test_more_prototypes_than_typical_images_take_the_next_surest() -> None:
+    logits = torch.randn(100, 5, generator=torch.Generator().manual_seed(3))
+    for count in (50, 100):
+        model = MODEL.model_copy(update={"prototype_init": "typical", "num_prototypes": count})
+        cases = first_cases(model, TRAIN, 0, Lesson(logits, lambda images: images))
+        assert len(cases.unique()) == count
 
 
 def test_a_file_gives_the_network_back(trained: PrototypeNetwork, tmp_path: Path) -> None:
