@@ -4,7 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from protodl.core.config import Params, load_params
+from protodl.core.dataset_config import PresetName
 from protodl.core.files import write_json
 from protodl.core.machine import Runtime
 from protodl.core.training_log import EpochRecord, SeedEvaluation, SeedLog
@@ -58,7 +59,7 @@ def write_params(
 ) -> Params:
     """Write params.yaml with these experiments and read it."""
     own = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    presets = {name: own["recipes"][name] for name in ("paper", "port")}
+    presets = {name: own["recipes"][name] for name in get_args(PresetName)}
     data = {"seeds": [*seeds], "data": {"source": source}, "recipes": presets}
     data |= {"experiments": dict(rows)}
     path = root / "params.yaml"

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import get_args
 
 from protodl.core.config import ConfigError, Params, load_params
-from protodl.core.dataset_config import PUBLISHED, SAMPLED, DatasetConfig
-from protodl.core.experiment_config import Experiment, PresetName
+from protodl.core.dataset_config import PUBLISHED, SAMPLED, DatasetConfig, PresetName
+from protodl.core.experiment_config import Experiment
 from protodl.core.limits import available_cpus, memory, threads_of_variable
 from protodl.core.mistakes import joined
 
@@ -93,6 +93,14 @@ def row_problems(row: Experiment, config: DatasetConfig, most: int) -> Iterator[
         yield (
             f"model.num_prototypes = {prototypes}: {row.dataset} has {images} training images, at "
             "which prototypes begin; say at most as many"
+        )
+    shown = max(1, round(row.loss.decoded_prototype_share * prototypes))
+    exchanged = row.loss.exchanged_appearance if row.model.architecture == "resnet" else 0
+    if exchanged and (shown < 2 or not round(exchanged * shown)):
+        yield (
+            f"loss.exchanged_appearance = {exchanged}: exchanges none, for a step decodes "
+            f"{shown} of {prototypes} prototypes (loss.decoded_prototype_share); say more of "
+            "either, or 0"
         )
     bytes_of = {
         f"model.num_prototypes = {prototypes}": 4 * prototypes**2,  # their distances

@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -17,8 +17,8 @@ LONGEST_PATH, LONGEST_NAME = 1000, 100  # characters of a path, and of a class's
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what torch's generators take
 SMALLEST, LARGEST = 9, 512  # pixels a side: what the encoders can halve, what memory can hold
 OF_TORCHVISION, OF_FOLDER = ("split", "classes"), ("size", "channels", "test_share", "test_seed")
-# Folders below data/ that are no data set's, and recipes that are none's.
-RESERVED_NAMES = ("raw", "sample", "paper", "port")
+PresetName = Literal["paper", "port", "resnet-gpu"]  # recipes that are no data set's
+RESERVED_NAMES = ("raw", "sample", *get_args(PresetName))  # no data set can have them
 
 
 class Facts(NamedTuple):

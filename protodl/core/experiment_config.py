@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from protodl.core.dataset_config import LARGEST, Seed
+from protodl.core.dataset_config import LARGEST, PresetName, Seed
 from protodl.core.mistakes import Section, one_of
 
 # Encoders, decoders and optimizers by name, each with the place of its class or function,
@@ -34,7 +34,6 @@ Weight = Annotated[float, Field(ge=0, le=1e6)]
 # The largest that float32 holds; a training says what is too much.
 Rate = Annotated[float, Field(gt=0, le=1e30)]
 
-PresetName = Literal["paper", "port"]
 ReconstructionNorm = Literal["l2", "squared_l2", "l1", "cross_entropy"]
 
 

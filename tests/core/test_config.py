@@ -1,5 +1,6 @@
 """params.yaml: every mistake is named with file, key, value and the nearest valid choice."""
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,6 +10,7 @@ import yaml
 from protodl.core import experiment_config
 from protodl.core.config import ConfigError, Params, load_params
 from protodl.core.dataset_config import PUBLISHED as PUBLISHED_SETS
+from protodl.core.dataset_config import PresetName
 from protodl.core.experiment_config import Recipe
 from protodl.core.training_log import SeedLog
 from protodl.report.results import differing_parameters
@@ -292,7 +294,7 @@ def test_the_projects_own_params_are_short_and_spell_out_every_key_once() -> Non
     assert len(text.splitlines()) <= 120
     written = yaml.safe_load(text)
     assert OWN.datasets == PUBLISHED_SETS
-    assert set(written["recipes"]) == {*OWN.datasets, *get_args(experiment_config.PresetName)}
+    assert set(written["recipes"]) == {*OWN.datasets, *get_args(PresetName)}
     assert _keys(written["defaults"]) == _keys(Recipe().model_dump())
     assert _keys(written["training"]) == _keys(OWN.training.model_dump())
     assert _keys(written["judge"]) == _keys(OWN.judge.model_dump())
@@ -441,12 +443,13 @@ def test_a_small_data_set_gives_a_fifth_to_validation(
     assert OWN.training.num_validation(total, published) == wanted
 
 
-def test_the_gpu_row_can_be_uncommented(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(
-        text.replace("  # cifar10-resnet-gpu:", "  cifar10-resnet-gpu:")
-    )
+def test_the_gpu_recipe_is_the_resnet_row_wider_and_longer(tmp_path: Path) -> None:
+    pages = (ROOT / "params.yaml", ROOT / "docs/modern.md")
+    text, page = (path.read_text(encoding="utf-8") for path in pages)
+    (example,) = re.findall(r"^  cifar10-resnet-gpu: .*\n", page, re.MULTILINE)
+    (tmp_path / "params.yaml").write_text(text + example)
     params = load_params(tmp_path / "params.yaml")
     large, row = params.experiment("cifar10-resnet-gpu"), params.experiment("cifar10-resnet")
     assert large.model.width > row.model.width and large.epochs > row.epochs
-    assert large.loss == row.loss
+    narrow = {**large.model.model_dump(), "width": row.model.width}
+    assert (narrow, large.loss) == (row.model.model_dump(), row.loss)

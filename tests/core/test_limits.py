@@ -108,6 +108,7 @@ def test_the_variable_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
         (("num_prototypes: 50}", "num_prototypes: 50001}"), ["cifar10 has 50000 training images"]),
         (("batch_size: 125\n", "batch_size: 60000\n"), ["batch_size = 60000: needs more than"]),
         (("{decoder: upconv, num_prototypes: 15}", "{num_prototypes: 60000}"), ["13 GiB", "8.0"]),
+        (("appearance: 0.3}", "appearance: 0.01}"), ["exchanges none", "6 of 30 prototypes"]),
         (("torchvision: MNIST", "torchvision: MNIST, classes: [a, b]"), ["2 names", "10 classes"]),
         (("judge:", "# judge:"), ["judge: is missing; add it: DVC follows it"]),
         (("  port:  ", "  usps:  "), ["recipes.usps: not a valid choice"]),

@@ -27,7 +27,7 @@ judge: {epochs: 1}
 teacher: {epochs: 1, width: 4}
 defaults: {epochs: 3}
 datasets: {mnist: {torchvision: MNIST}, cifar10: {torchvision: CIFAR10}}
-recipes: {mnist: {}, cifar10: {}, paper: {}, port: {}}
+recipes: {mnist: {}, cifar10: {}, paper: {}, port: {}, resnet-gpu: {}}
 experiments:
   grey:
     dataset: mnist

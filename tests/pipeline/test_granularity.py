@@ -3,13 +3,14 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 import yaml
 
 from protodl.core.config import load_params
+from protodl.core.dataset_config import PresetName
 from protodl.core.files import CheckpointError
 from protodl.core.training_log import SeedLog
 from protodl.data.datasets import DATASETS, load_training
@@ -38,7 +39,9 @@ PARAMS: dict[str, Any] = {
     "teacher": {"epochs": 1, "width": 4},
     "datasets": {"mnist": {"torchvision": "MNIST"}, "cifar10": {"torchvision": "CIFAR10"}},
     "defaults": {"epochs": 1, "loss": {"r1": 1.0}},
-    "recipes": {name: {"loss": {"r2": 1.0}} for name in ("mnist", "cifar10", "paper", "port")},
+    "recipes": {
+        name: {"loss": {"r2": 1.0}} for name in ("mnist", "cifar10", *get_args(PresetName))
+    },
     "experiments": {
         "one": row("mnist"),
         "two": row("mnist"),

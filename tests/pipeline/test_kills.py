@@ -33,7 +33,7 @@ training: {validation_size: 400, pictures_every: 1}
 judge: {epochs: 1}
 teacher: {epochs: 1, width: 4}
 datasets: {mnist: {torchvision: MNIST}}
-recipes: {mnist: {}, paper: {}, port: {}}
+recipes: {mnist: {}, paper: {}, port: {}, resnet-gpu: {}}
 defaults: {epochs: 3}
 experiments:
   grey: {dataset: mnist, model: {num_prototypes: 4, project: true}, loss: {distillation: 5}}
