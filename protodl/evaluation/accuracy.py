@@ -20,8 +20,9 @@ class Evaluation:
 
     predictions: Tensor  # (N,)
     # Accuracy, loss and its unweighted terms: r1 over all N codes, the others means over images or
-    # prototypes; what a teacher says is left out. Without the decoder no loss, and of the terms
-    # those that need none.
+    # prototypes; what a teacher says is left out. They are the training's, smoothed labels and
+    # exchanged appearance included. Without the decoder no loss, and of the terms those that need
+    # none.
     metrics: dict[str, float]
 
     @property

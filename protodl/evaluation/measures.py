@@ -146,14 +146,16 @@ _ALL = (  # in the order of results.json
     ),
     Measure(
         "keep_3_accuracy",
-        "validation accuracy when only the three largest contributions count",
+        "validation accuracy when only the three prototypes count that contribute most to the "
+        "class that all together predict",
         "card",
         title="accuracy of three prototypes",
         form=".2f",
     ),
     Measure(
         "keep_1_accuracy",
-        "validation accuracy when only the largest contribution counts",
+        "validation accuracy when only the prototype counts that contributes most to the class "
+        "that all together predict",
         "study",
         title="accuracy of one prototype",
         form=".2f",

@@ -52,7 +52,8 @@ class LossInputs:
     def decoded(self) -> Tensor:
         """Their pictures (S, C, H, W), the first ones in the appearance of the one before.
 
-        So the part of a code that is compared has to decide what is to be seen in a picture.
+        Which one that is, and whether it is of another class, is left to chance. So the part of a
+        code that is compared has to decide what is to be seen in a picture.
         """
         codes = self.prototypes
         exchanged = round(self.weights.exchanged_appearance * len(codes))

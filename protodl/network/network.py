@@ -1,6 +1,7 @@
 """The prototype network of Li et al. 2018: autoencoder, prototypes among its codes, linear head.
 
-Shapes: N images, C channels, H x W pixels, D code size, P prototypes, K classes.
+Shapes: N images, C channels, H x W pixels, D numbers of a code (of both parts where it has
+two), P prototypes, K classes.
 """
 
 import math

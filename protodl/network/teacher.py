@@ -1,4 +1,4 @@
-"""The teacher: a larger classifier that a row may learn from.
+"""The teacher: a classifier that a row may learn from, larger than the published encoders.
 
 Shapes: N images, C channels, H x W pixels, K classes.
 """

@@ -16,7 +16,7 @@ from protodl.evaluation.examiner import Examiner, means
 from protodl.evaluation.quality import prototype_facts
 from protodl.network.cases import measure_case_base
 from protodl.network.checkpoint import load_network
-from protodl.network.judge import Judge, judge_accuracy
+from protodl.network.judge import Judge
 from protodl.network.network import PrototypeNetwork
 from studies.metrics import StudyMetrics
 from studies.modern.reasons import exchange, taken_away
@@ -25,7 +25,6 @@ from studies.modern.reasons import exchange, taken_away
 def measure(network: PrototypeNetwork, examiner: Examiner) -> dict[str, float]:
     """What the reasons of a network of the table are worth."""
     return {
-        "independent_accuracy": judge_accuracy(examiner.judge, examiner.validation),
         **exchange(network, examiner.judge),
         **taken_away(network, examiner.validation),
     }

@@ -68,11 +68,14 @@ def read_found(study: Params, project: Params, results: Path, rows: Path) -> lis
     """
     found = []
     for row, experiment in study.experiments.items():
-        table = {each.seed: each.metrics for each in read_row(row, project, rows).evaluations}
+        of_table = read_row(row, project, rows)
+        table = {each.seed: each.metrics for each in of_table.evaluations}
         plain = StudyMetrics.read(results / row / "metrics.json")
         seeds = [table[seed] for seed in study.seeds]
         values = plain.mean | {key: fmean(each[key] for each in seeds) for key in seeds[0]}
         values["plain_accuracy"] = plain.mean["validation_accuracy"]
+        if of_table.judge_accuracy is not None:
+            values["independent_accuracy"] = of_table.judge_accuracy
         logs = [SeedLog.read(results / row / "training" / f"seed-{s}.json") for s in study.seeds]
         shown = read_tensors(results / row / "pictures.pt", "pictures", "run `dvc repro`", _shown)
         found.append(Found(row, experiment.dataset, values, logs, shown))
@@ -101,7 +104,9 @@ SECTIONS = {
     "Whether the reasons decide": (
         REASONS,
         "A prototype is taken away by making its contribution 0: its distance becomes the usual "
-        "one. Where reasons decide, deletion lies below what it is at random, insertion above.",
+        "one. A prediction is the sum of the contributions, so these figures say how it is divided "
+        "among prototypes, few or many, and that those named first weigh most. They do not say "
+        "that the distances are right, for which there is the accuracy.",
     ),
 }
 CAPTION = "One prototype of each class, the one that speaks most for it, below its nearest image"
