@@ -29,7 +29,7 @@ def test_every_study_can_be_run() -> None:
 WHOLE = {
     "ablation": "c188c15ea3c7554a22c7f2b29e9a5c3eef64823d8de896071761fe73007a56ba",
     "long": "bc0ade394f241f28717a3d75d215fc8aa08445fb7ba9bf56beb39947798652d3",
-    "modern": "40bc5f85051096e77c4c3cda909b16be48c2218c70baca434083aee745dbcd1c",
+    "modern": "bf8d0ec53bfa95de31ca371409da76d487e7550aea420c94d40fd5ad0520e167",
     "price": "5ab75040e3588e003d4b57e1b3e68c25933be7a55b9b6fd9b59192dc5f797362",
 }
 
